@@ -1,0 +1,1 @@
+"""The architectures of the lectures as plain PyTorch modules, and the catalogue that names them."""

@@ -1,0 +1,1 @@
+"""What every service shares: errors, tensors, the inference port and the OIP front over it."""

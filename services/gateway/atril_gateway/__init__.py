@@ -1,0 +1,1 @@
+"""The public front: task APIs and the Open Inference Protocol over an InferenceCore."""

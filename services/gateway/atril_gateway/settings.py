@@ -1,0 +1,26 @@
+"""Where the gateway listens, what it accepts and where its inference replicas are."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class GatewaySettings(BaseSettings):
+    """Settings of the gateway; environment prefix `ATRIL_GATEWAY_`."""
+
+    model_config = SettingsConfigDict(env_prefix="ATRIL_GATEWAY_", frozen=True)
+
+    host: str = "127.0.0.1"
+    http_port: int = Field(8000, ge=0, le=65535)
+    grpc_port: int = Field(8001, ge=0, le=65535)
+    metrics_port: int = Field(8002, ge=0, le=65535)
+    replicas: str = "127.0.0.1:9001"
+    """gRPC addresses of the inference replicas, `host:port`, separated by commas. A name that
+    resolves to several addresses (a headless service) stands for one replica each."""
+    request_timeout_s: float = Field(30.0, gt=0, le=600)
+    max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, le=1 << 31)
+    max_image_pixels: int = Field(50_000_000, ge=1, le=1_000_000_000)
+    """Largest width × height of one picture that is decoded."""
+    max_pictures: int = Field(256, ge=1, le=4096)
+    """Most pictures in one request."""
+    drain_s: float = Field(5.0, ge=0, le=300)
+    """How long to go on serving after readiness went false on SIGTERM."""

@@ -1,0 +1,1 @@
+"""Data, recipes, training, export, parity and publication."""
