@@ -1,7 +1,7 @@
 """The port: the one way to reach a model.
 
-The engine implements `InferenceCore` in process; the gateway's remote adapter implements it over any number of
-replicas. Fronts are written against the port and never know which they were given.
+The engine implements `InferenceCore` in process; the gateway's remote adapter implements it over
+any number of replicas. Fronts are written against the port and never know which they were given.
 """
 
 import asyncio
@@ -66,7 +66,8 @@ class InferenceCore(Protocol):
         Returns at once. Cancelling the future drops the request if it has not been run yet.
 
         Raises:
-            AtrilError: the request is not acceptable as it stands (unknown model, wrong shape, full queue …).
+            AtrilError: the request is not acceptable as it stands (unknown model, wrong shape,
+                full queue …).
         """
         ...
 

@@ -21,7 +21,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def is_model_name(name: str) -> bool:
-    """Whether a name may stand for a model: letters, digits, `_ . -`, at most 128, no leading dot."""
+    """Whether a name may stand for a model: letters, digits, `_ . -`, no leading dot, up to 128."""
     return _MODEL_NAME.fullmatch(name) is not None
 
 

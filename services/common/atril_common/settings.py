@@ -15,8 +15,8 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     """Build settings from the environment.
 
     Raises:
-        InvalidInputError: a variable under the class's prefix is unknown, or a value is out of its bounds;
-            the text names each variable, what it holds and what is allowed.
+        InvalidInputError: a variable under the class's prefix is unknown, or a value is out of its
+            bounds; the text names each variable, what it holds and what is allowed.
     """
     prefix = str(settings_class.model_config.get("env_prefix", ""))
     known = {f"{prefix}{name}".upper() for name in settings_class.model_fields}

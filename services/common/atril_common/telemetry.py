@@ -1,8 +1,13 @@
 """Metrics of the requests that a front answers; each instance has a registry of its own."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from atril_common.errors import ErrorKind
+from atril_common.histogram import Histogram
 
 OK = "ok"
 UNKNOWN_MODEL = "unknown"
@@ -12,32 +17,43 @@ _LATENCY_BUCKETS_S = (
 )  # fmt: skip
 
 
-class Telemetry:
+class Telemetry(Collector):
     """Counts and times requests by method, model and outcome.
 
-    Labels come from closed sets: `method` from the routes, `model` from the models served (any other name
-    is `unknown`), `outcome` is `ok` or an `ErrorKind`.
+    Labels come from closed sets: `method` from the routes, `model` from the models served (any other
+    name is `unknown`), `outcome` is `ok` or an `ErrorKind`. Used from the event loop only.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "atril_requests",
-            "Requests answered, by outcome.",
-            ["method", "model", "outcome"],
-            registry=self.registry,
-        )
-        self._duration = Histogram(
-            "atril_request_duration_seconds",
-            "Time from the request read whole to its answer written.",
-            ["method", "model"],
-            buckets=_LATENCY_BUCKETS_S,
-            registry=self.registry,
-        )
+        self._outcomes: dict[tuple[str, str, ErrorKind | None], int] = {}
+        self._durations: dict[tuple[str, str], Histogram] = {}
+        self.registry.register(self)
 
     def observe(self, method: str, model: str, kind: ErrorKind | None, duration_s: float) -> None:
         """Record one request; `kind` is None for a good answer."""
         if kind is ErrorKind.NOT_FOUND:
             model = UNKNOWN_MODEL
-        self._requests.labels(method, model, OK if kind is None else kind.value).inc()
-        self._duration.labels(method, model).observe(duration_s)
+        outcome = (method, model, kind)
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        durations = self._durations.get((method, model))
+        if durations is None:
+            durations = self._durations[method, model] = Histogram(_LATENCY_BUCKETS_S)
+        durations.observe(duration_s)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families; called by the registry at each scrape."""
+        requests = CounterMetricFamily(
+            "atril_requests", "Requests answered.", labels=["method", "model", "outcome"]
+        )
+        for (method, model, kind), count in list(self._outcomes.items()):
+            requests.add_metric([method, model, OK if kind is None else kind.value], count)
+        yield requests
+        duration = HistogramMetricFamily(
+            "atril_request_duration_seconds",
+            "Time from the request read whole to its answer written.",
+            labels=["method", "model"],
+        )
+        for labels, histogram in list(self._durations.items()):
+            duration.add_metric(list(labels), histogram.cumulative(), histogram.sum)
+        yield duration

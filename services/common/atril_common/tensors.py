@@ -1,4 +1,4 @@
-"""Tensors on the wire: datatypes of the Open Inference Protocol, their numpy form and their bytes."""
+"""Tensors on the wire: datatypes of the Open Inference Protocol, their numpy form, their bytes."""
 
 import struct
 from collections.abc import Mapping

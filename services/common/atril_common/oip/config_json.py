@@ -1,0 +1,40 @@
+"""A model configuration as Triton prints it: field names as in the message, integers as numbers.
+
+protobuf's own JSON writes 64-bit integers as strings, which Triton's clients do not expect.
+"""
+
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+
+def message_to_json(message: Message) -> dict[str, Any]:
+    """Every field of a message, defaults included; sub-messages and oneofs only where they are set."""
+    result: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        result[field.name] = _field(field, getattr(message, field.name))
+    return result
+
+
+def _field(field: Any, value: Any) -> Any:
+    if _is_map(field):
+        entry = field.message_type.fields_by_name["value"]
+        return {str(key): _value(entry, value[key]) for key in sorted(value)}
+    if field.is_repeated:
+        return [_value(field, element) for element in value]
+    return _value(field, value)
+
+
+def _value(field: Any, value: Any) -> Any:
+    if field.type == FieldDescriptor.TYPE_MESSAGE:
+        return message_to_json(value)
+    if field.type == FieldDescriptor.TYPE_ENUM:
+        return field.enum_type.values_by_number[value].name
+    return value
+
+
+def _is_map(field: Any) -> bool:
+    return field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.GetOptions().map_entry

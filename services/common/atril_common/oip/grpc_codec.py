@@ -1,0 +1,105 @@
+"""Inference requests and responses as the protocol's gRPC messages."""
+
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+
+from atril_common.core import InferRequest, InferResponse
+from atril_common.errors import InvalidInputError
+from atril_common.tensors import (
+    DATATYPES,
+    Tensor,
+    dtype_of,
+    element_count,
+    tensor_from_bytes,
+    tensor_to_bytes,
+)
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Field of `InferTensorContents` that carries each datatype; FP16 travels only in raw form."""
+
+
+def decode_request(message: Any) -> InferRequest:
+    """Read a `ModelInferRequest`.
+
+    Raises:
+        InvalidInputError: the text names the tensor, what came and what was expected.
+    """
+    raw = message.raw_input_contents
+    if raw and len(raw) != len(message.inputs):
+        raise InvalidInputError(
+            f"expected one raw_input_contents entry for each of the {len(message.inputs)} inputs, "
+            f"got {len(raw)}"
+        )
+    inputs: dict[str, Tensor] = {}
+    for position, tensor in enumerate(message.inputs):
+        name = tensor.name
+        if name in inputs:
+            raise InvalidInputError(f"input '{name}' is given twice")
+        shape = tuple(tensor.shape)
+        if shape and min(shape) < 0:
+            raise InvalidInputError(
+                f"shape of input '{name}' must not be negative, got {list(shape)}"
+            )
+        if not raw:
+            inputs[name] = _from_contents(tensor, shape)
+            continue
+        if tensor.HasField("contents"):
+            raise InvalidInputError(
+                f"contents field must not be specified when using raw_input_contents for '{name}'"
+            )
+        inputs[name] = tensor_from_bytes(raw[position], tensor.datatype, shape, name=name)
+    outputs = tuple([output.name for output in message.outputs])
+    return InferRequest(message.model_name, inputs, message.model_version, outputs)
+
+
+def encode_response(response: InferResponse, request_id: str) -> Any:
+    """Write a `ModelInferResponse`: every output raw, in the order of `outputs`."""
+    message = pb.ModelInferResponse(
+        model_name=response.model_name, model_version=response.model_version, id=request_id
+    )
+    for name, tensor in response.outputs.items():
+        message.outputs.add(name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
+        message.raw_output_contents.append(tensor_to_bytes(tensor))
+    return message
+
+
+def _from_contents(tensor: Any, shape: tuple[int, ...]) -> Tensor:
+    name, datatype = tensor.name, tensor.datatype
+    dtype = dtype_of(datatype, where=f"input '{name}'")
+    field = _CONTENTS.get(datatype)
+    if field is None:
+        raise InvalidInputError(f"input '{name}': {datatype} has no typed contents; send it raw")
+    values = getattr(tensor.contents, field)
+    if len(values) != element_count(shape):
+        if not len(values):
+            raise InvalidInputError(
+                f"unable to find data for input tensor '{name}': neither raw_input_contents nor "
+                f"contents.{field} is set"
+            )
+        raise InvalidInputError(
+            f"unexpected size for input '{name}': shape {list(shape)} has {element_count(shape)} "
+            f"elements, contents.{field} has {len(values)}"
+        )
+    try:
+        result = np.empty(len(values), dtype)
+        result[:] = values
+    except OverflowError:
+        raise InvalidInputError(
+            f"input '{name}': a value is beyond the range of {datatype}"
+        ) from None
+    return result.reshape(shape)

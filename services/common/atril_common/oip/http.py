@@ -1,0 +1,190 @@
+"""The Open Inference Protocol over HTTP: the routes, for any ASGI app that has an `InferenceCore`."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from atril_common.core import InferenceCore, ModelMetadata
+from atril_common.errors import AtrilError, InvalidInputError, UnsupportedMediaTypeError
+from atril_common.lifecycle import Lifecycle
+from atril_common.oip.config_json import message_to_json
+from atril_common.oip.http_codec import HEADER_LENGTH
+from atril_common.oip.http_infer import InferHandler, WireResponse, error_response
+from atril_common.oip.server import ServerMetadata, is_ready
+from atril_common.tensors import TensorSpec
+
+_MODEL = "/v2/models/{model_name}"
+_VERSION = _MODEL + "/versions/{model_version:int}"
+_MAX_CONTROL_BODY_BYTES = 64 * 1024
+
+
+def oip_routes(core: InferenceCore, lifecycle: Lifecycle, handler: InferHandler) -> list[Route]:
+    """The protocol's routes (H01-H10, H13) over a core."""
+    front = _HttpFront(core, lifecycle, handler)
+    per_model = [
+        ("", front.metadata, "GET"),
+        ("/ready", front.model_ready, "GET"),
+        ("/config", front.config, "GET"),
+        ("/infer", front.infer, "POST"),
+    ]
+    routes = [
+        Route("/v2/health/live", front.live, methods=["GET"]),
+        Route("/v2/health/ready", front.ready, methods=["GET"]),
+        Route("/v2", front.server_metadata, methods=["GET"]),
+        Route("/v2/", front.server_metadata, methods=["GET"]),
+        Route("/v2/repository/index", front.index, methods=["POST"]),
+        Route("/v2/repository/{repository_name}/index", front.index, methods=["POST"]),
+    ]
+    for suffix, endpoint, method in per_model:
+        for base in (_MODEL, _VERSION):
+            routes.append(Route(base + suffix, _answering(endpoint), methods=[method]))
+    return routes
+
+
+def create_oip_app(core: InferenceCore, lifecycle: Lifecycle, handler: InferHandler) -> Starlette:
+    """An app that serves nothing but the protocol."""
+    return Starlette(
+        routes=oip_routes(core, lifecycle, handler),
+        exception_handlers={HTTPException: http_exception},
+    )
+
+
+async def http_exception(_: Request, error: Exception) -> Response:
+    """Unknown paths and wrong methods, told as the protocol tells errors (H20, H21)."""
+    assert isinstance(error, HTTPException)
+    return _json({"error": error.detail}, error.status_code, error.headers)
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _answering(endpoint: Endpoint) -> Endpoint:
+    """Answer an `AtrilError` with its status and text."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except AtrilError as err:
+            return _response(error_response(err))
+
+    return answer
+
+
+class _HttpFront:
+    """The endpoints."""
+
+    def __init__(self, core: InferenceCore, lifecycle: Lifecycle, handler: InferHandler) -> None:
+        self._core = core
+        self._lifecycle = lifecycle
+        self._handler = handler
+
+    async def live(self, _: Request) -> Response:
+        return Response()
+
+    async def ready(self, _: Request) -> Response:
+        return Response(status_code=200 if await is_ready(self._core, self._lifecycle) else 503)
+
+    async def server_metadata(self, _: Request) -> Response:
+        return _json(ServerMetadata()._asdict())
+
+    async def metadata(self, request: Request) -> Response:
+        return _json(_metadata_json(await self._core.metadata(*_target(request))))
+
+    async def model_ready(self, request: Request) -> Response:
+        if await self._core.model_ready(*_target(request)):
+            return Response()
+        return _json({"error": "Model version not ready"}, 400)
+
+    async def config(self, request: Request) -> Response:
+        return _json(message_to_json(await self._core.config(*_target(request))))
+
+    async def index(self, request: Request) -> Response:
+        try:
+            ready_only = _ready_filter(await _read(request, _MAX_CONTROL_BODY_BYTES) or b"")
+        except AtrilError as err:
+            return _response(error_response(err))
+        entries = await self._core.index(ready_only=ready_only)
+        return _json([{k: v for k, v in e._asdict().items() if v} for e in entries])
+
+    async def infer(self, request: Request) -> Response:
+        model_name, model_version = _target(request)
+        coding = request.headers.get("content-encoding", "identity")
+        if coding != "identity":
+            raise UnsupportedMediaTypeError(f"Content-Encoding '{coding}' is not supported")
+        body = await _read(request, self._handler.max_body_bytes)
+        if body is None:
+            return _response(self._handler.too_large(model_name))
+        length = request.headers.get(HEADER_LENGTH.decode())
+        begun = self._handler.begin(
+            model_name, model_version, body, None if length is None else length.encode("latin-1")
+        )
+        if isinstance(begun, WireResponse):
+            return _response(begun)
+        with suppress(AtrilError):  # `finish` reads it from the future
+            await begun.future
+        return _response(self._handler.finish(begun))
+
+
+def _target(request: Request) -> tuple[str, str]:
+    version = request.path_params.get("model_version")
+    return request.path_params["model_name"], "" if version is None else str(version)
+
+
+async def _read(request: Request, limit: int) -> bytes | None:
+    """The request's body, or None if it is larger than the limit.
+
+    Raises:
+        InvalidInputError: the client went away before the end.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                return None
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise InvalidInputError("the request ended before its body was complete") from None
+    return b"".join(chunks)
+
+
+def _ready_filter(body: bytes) -> bool:
+    if not body.strip():
+        return False
+    try:
+        message = orjson.loads(body)
+    except orjson.JSONDecodeError as err:
+        raise InvalidInputError(f"Unable to parse the request body as JSON: {err}") from None
+    ready = message.get("ready", False) if isinstance(message, dict) else None
+    if not isinstance(ready, bool):
+        raise InvalidInputError("Unable to parse 'ready': expected {\"ready\": true or false}")
+    return ready
+
+
+def _metadata_json(metadata: ModelMetadata) -> dict[str, Any]:
+    return metadata._asdict() | {
+        "inputs": [_spec_json(spec) for spec in metadata.inputs],
+        "outputs": [_spec_json(spec) for spec in metadata.outputs],
+    }
+
+
+def _spec_json(spec: TensorSpec) -> dict[str, Any]:
+    return spec._asdict()
+
+
+def _json(content: object, status: int = 200, headers: Any = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, "application/json")
+
+
+def _response(wire: WireResponse) -> Response:
+    response = Response(wire.body, wire.status)
+    response.raw_headers = wire.headers()
+    return response

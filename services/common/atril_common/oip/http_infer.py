@@ -1,0 +1,122 @@
+"""The inference route over HTTP, without a framework: body in, body out."""
+
+import asyncio
+import logging
+import time
+from typing import NamedTuple
+
+import orjson
+
+from atril_common.core import InferenceCore, InferResponse
+from atril_common.errors import (
+    AtrilError,
+    CancelledRequestError,
+    InternalError,
+    InvalidInputError,
+    TooLargeError,
+)
+from atril_common.oip.http_codec import ReplyPlan, decode_request, encode_response
+from atril_common.status import RETRY_AFTER_S, STATUS
+from atril_common.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+METHOD = "http_infer"
+
+
+class WireResponse(NamedTuple):
+    """An answer, ready to be written; `header_length` is set when binary tensors follow the JSON."""
+
+    status: int
+    body: bytes
+    header_length: int | None = None
+    retry_after_s: int | None = None
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The answer's HTTP headers."""
+        binary = self.header_length is not None
+        headers = [
+            (b"content-type", b"application/octet-stream" if binary else b"application/json"),
+            (b"content-length", b"%d" % len(self.body)),
+        ]
+        if self.header_length is not None:
+            headers.append((b"inference-header-content-length", b"%d" % self.header_length))
+        if self.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % self.retry_after_s))
+        return headers
+
+
+class Accepted(NamedTuple):
+    """A request that waits for its answer."""
+
+    future: asyncio.Future[InferResponse]
+    plan: ReplyPlan
+    model_name: str
+    started_s: float
+
+
+class InferHandler:
+    """Decodes, submits and encodes inference requests for the ASGI route and the fast protocol."""
+
+    def __init__(self, core: InferenceCore, telemetry: Telemetry, max_body_bytes: int) -> None:
+        self._core = core
+        self._telemetry = telemetry
+        self.max_body_bytes = max_body_bytes
+
+    def begin(
+        self, model_name: str, model_version: str, body: bytes, header_length: bytes | None
+    ) -> Accepted | WireResponse:
+        """Submit a request; an error in it is answered at once."""
+        started_s = time.monotonic()
+        try:
+            length = None if header_length is None else _header_length(header_length)
+            request, plan = decode_request(model_name, model_version, body, length)
+            return Accepted(self._core.infer(request), plan, model_name, started_s)
+        except Exception as err:  # noqa: BLE001  # answered and logged in _failure
+            return self._failure(err, model_name, started_s)
+
+    def finish(self, accepted: Accepted) -> WireResponse:
+        """Encode the answer of a request whose future is done."""
+        future, plan, model_name, started_s = accepted
+        if future.cancelled():
+            return self._failure(CancelledRequestError("cancelled"), model_name, started_s)
+        try:
+            body, header_length = encode_response(future.result(), plan)
+        except Exception as err:  # noqa: BLE001  # answered and logged in _failure
+            return self._failure(err, model_name, started_s)
+        self._telemetry.observe(METHOD, model_name, None, time.monotonic() - started_s)
+        return WireResponse(200, body, header_length)
+
+    def too_large(self, model_name: str, size: int | None = None) -> WireResponse:
+        """The answer to a body over the limit (case E20)."""
+        came = "more" if size is None else f"{size} bytes"
+        error = TooLargeError(
+            f"request body is larger than the limit of {self.max_body_bytes} bytes "
+            f"(setting MAX_BODY_BYTES), got {came}"
+        )
+        return self._failure(error, model_name, time.monotonic())
+
+    def _failure(self, error: Exception, model_name: str, started_s: float) -> WireResponse:
+        if not isinstance(error, AtrilError):
+            logger.error("infer_failed", exc_info=error, extra={"model_name": model_name})
+            error = InternalError("internal error; the reason is in the server's log")
+        self._telemetry.observe(METHOD, model_name, error.kind, time.monotonic() - started_s)
+        return error_response(error)
+
+
+def error_response(error: AtrilError) -> WireResponse:
+    """An error as the protocol tells it: `{"error": text}` with the kind's status."""
+    status = STATUS[error.kind]
+    return WireResponse(
+        status.oip,
+        orjson.dumps({"error": str(error)}),
+        retry_after_s=RETRY_AFTER_S if status.retry else None,
+    )
+
+
+def _header_length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > 12:
+        raise InvalidInputError(
+            f"Inference-Header-Content-Length must be a non-negative integer, got '{value[:40]!r}'"
+        )
+    return int(value)

@@ -1,0 +1,23 @@
+"""What a server says of itself, over either protocol."""
+
+from importlib.metadata import version as package_version
+from typing import NamedTuple
+
+from atril_common.core import InferenceCore
+from atril_common.lifecycle import Lifecycle
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration")
+"""Only what is implemented whole."""
+
+
+class ServerMetadata(NamedTuple):
+    """Name, version and protocol extensions of a server."""
+
+    name: str = "atril"
+    version: str = package_version("atril")
+    extensions: tuple[str, ...] = EXTENSIONS
+
+
+async def is_ready(core: InferenceCore, lifecycle: Lifecycle) -> bool:
+    """Whether new requests are welcome."""
+    return not lifecycle.draining and await core.ready()

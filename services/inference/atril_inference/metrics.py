@@ -1,0 +1,108 @@
+"""The engine's metrics under Triton's names.
+
+A `Counter` of prometheus_client would be exported as `…_total`, which no Triton dashboard knows; untyped
+families carry exactly Triton's names.
+"""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import (
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UntypedMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from atril_common.histogram import Histogram
+from atril_inference.engine import READY, Engine
+from atril_inference.model import ServedModel
+from atril_inference.statistics import ModelStatistics
+
+_MODEL = ["model", "version"]
+
+_STAGES: tuple[tuple[str, Callable[[ModelStatistics], Histogram]], ...] = (
+    ("nv_inference_request", lambda s: s.request),
+    ("nv_inference_queue", lambda s: s.queue),
+    ("nv_inference_compute_input", lambda s: s.compute_input),
+    ("nv_inference_compute_infer", lambda s: s.compute_infer),
+    ("nv_inference_compute_output", lambda s: s.compute_output),
+)
+
+_COUNTS: tuple[tuple[str, str, Callable[[ModelStatistics], int]], ...] = (
+    ("nv_inference_request_success", "Requests answered.", lambda s: s.success_count),
+    ("nv_inference_count", "Inferences done; a batch of n adds n.", lambda s: s.inference_count),
+    ("nv_inference_exec_count", "Batches executed.", lambda s: s.execution_count),
+)
+
+
+class EngineCollector(Collector):
+    """Reads an engine at each scrape."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family; they are there, empty, even when no model is."""
+        models = list(self._engine.served())
+        yield from _counters(models)
+        yield from _durations(models)
+        yield from _gauges(models)
+        ready = GaugeMetricFamily(
+            "atril_model_ready", "1 if the version answers requests.", labels=_MODEL
+        )
+        for entry in self._engine.entries():
+            ready.add_metric([entry.name, entry.version], float(entry.state == READY))
+        yield ready
+
+
+def _labels(model: ServedModel) -> list[str]:
+    return [model.config.name, model.version]
+
+
+def _counters(models: list[ServedModel]) -> Iterator[Metric]:
+    for name, text, count in _COUNTS:
+        family = UntypedMetricFamily(name, text, labels=_MODEL)
+        for model in models:
+            family.add_metric(_labels(model), count(model.statistics))
+        yield family
+    failures = UntypedMetricFamily(
+        "nv_inference_request_failure", "Requests failed, by reason.", labels=[*_MODEL, "reason"]
+    )
+    for model in models:
+        for reason, count_ in model.statistics.failures.items():
+            failures.add_metric([*_labels(model), reason], count_)
+    yield failures
+
+
+def _durations(models: list[ServedModel]) -> Iterator[Metric]:
+    for prefix, stage in _STAGES:
+        total = UntypedMetricFamily(
+            f"{prefix}_duration_us", "Total time in this stage, microseconds.", labels=_MODEL
+        )
+        histogram = HistogramMetricFamily(
+            f"{prefix}_duration_histogram_us", "Time of one request, microseconds.", labels=_MODEL
+        )
+        for model in models:
+            latencies = stage(model.statistics)
+            total.add_metric(_labels(model), latencies.sum)
+            histogram.add_metric(_labels(model), latencies.cumulative(), latencies.sum)
+        yield total
+        yield histogram
+
+
+def _gauges(models: list[ServedModel]) -> Iterator[Metric]:
+    pending = GaugeMetricFamily(
+        "nv_inference_pending_request_count", "Requests waiting to be run.", labels=_MODEL
+    )
+    load = GaugeMetricFamily("nv_model_load_duration_secs", "Last load time.", labels=_MODEL)
+    provider = GaugeMetricFamily(
+        "atril_model_provider",
+        "1 for the execution provider in force.",
+        labels=[*_MODEL, "provider"],
+    )
+    for model in models:
+        pending.add_metric(_labels(model), model.batcher.pending)
+        load.add_metric(_labels(model), model.load_duration_s)
+        provider.add_metric([*_labels(model), model.provider], 1)
+    yield from (pending, load, provider)

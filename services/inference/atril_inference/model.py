@@ -1,0 +1,140 @@
+"""One version of one model: loaded from the repository, checked against its configuration, warmed up."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from atril_common.batching import BatchPolicy, DynamicBatcher
+from atril_common.core import ModelMetadata
+from atril_common.errors import NotReadyError
+from atril_common.repository import MODEL_FILE
+from atril_common.tensors import TensorSpec
+from atril_common.validation import RequestValidator
+from atril_inference.session import OnnxSession, SessionOptions
+from atril_inference.statistics import ModelStatistics
+
+PLATFORM = "onnxruntime_onnx"
+_BACKENDS = ("", "onnxruntime")
+_PLATFORMS = ("", PLATFORM, "onnxruntime")
+
+
+class LoadedVersion(NamedTuple):
+    """A session that is ready to be put behind a batcher; made off the event loop."""
+
+    config: ModelConfig
+    version: int
+    session: OnnxSession
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    load_duration_s: float
+
+
+def load_version(
+    folder: Path, version: int, config: ModelConfig, options: SessionOptions
+) -> LoadedVersion:
+    """Load, check and warm up `<folder>/<version>`.
+
+    Raises:
+        NotReadyError: it cannot be served; the text says why.
+    """
+    started_s = time.monotonic()
+    if config.backend not in _BACKENDS or config.platform not in _PLATFORMS:
+        raise NotReadyError(
+            f"backend '{config.backend}' / platform '{config.platform}' is not one this server runs"
+        )
+    path = folder / str(version) / (config.default_model_filename or MODEL_FILE)
+    if not path.is_file():
+        raise NotReadyError(f"version {version} has no {path.name}")
+    session = OnnxSession.load(path, options)
+    inputs = _declared("input", config.input, session.inputs, config.max_batch_size)
+    outputs = _declared("output", config.output, session.outputs, config.max_batch_size)
+    session.warm_up(max(1, config.max_batch_size))
+    return LoadedVersion(config, version, session, inputs, outputs, time.monotonic() - started_s)
+
+
+class ServedModel:
+    """A loaded version behind its queue."""
+
+    def __init__(self, loaded: LoadedVersion, max_queue_size: int) -> None:
+        config = loaded.config
+        self.config = config
+        self.version = str(loaded.version)
+        self.provider = loaded.session.provider
+        self.load_duration_s = loaded.load_duration_s
+        self.metadata = ModelMetadata(
+            config.name, (self.version,), PLATFORM, loaded.inputs, loaded.outputs
+        )
+        self.statistics = ModelStatistics()
+        self.validator = RequestValidator(
+            config.name,
+            loaded.inputs,
+            [spec.name for spec in loaded.outputs],
+            config.max_batch_size,
+        )
+        self._session = loaded.session
+        self.batcher = DynamicBatcher(
+            config.name,
+            self.version,
+            loaded.session,
+            batch_policy(config, max_queue_size),
+            self.statistics,
+        )
+
+    async def close(self) -> None:
+        """Answer what was accepted, then let the session go."""
+        await self.batcher.close()
+        self._session.close()
+
+
+def batch_policy(config: ModelConfig, max_queue_size: int) -> BatchPolicy:
+    """How a configuration wants its requests batched.
+
+    A queue is always bounded: a configuration may lower the server's `max_queue_size`, not raise it.
+    Without `dynamic_batching` each request runs alone, as in Triton.
+    """
+    batching = config.HasField("dynamic_batching")
+    policy = config.dynamic_batching
+    asked = policy.default_queue_policy.max_queue_size
+    return BatchPolicy(
+        max_batch_size=config.max_batch_size if batching else 0,
+        max_queue_delay_s=policy.max_queue_delay_microseconds / 1e6,
+        max_queue_size=min(asked, max_queue_size) if asked else max_queue_size,
+    )
+
+
+def _declared(
+    kind: str, declared: object, graph: tuple[TensorSpec, ...], max_batch_size: int
+) -> tuple[TensorSpec, ...]:
+    """The tensors that the configuration declares, each checked against the graph."""
+    in_graph = {spec.name: spec for spec in graph}
+    specs = []
+    for tensor in declared:  # type: ignore[attr-defined]  # protobuf's repeated container
+        datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        datatype = "BYTES" if datatype == "STRING" else datatype
+        shape = (-1, *tensor.dims) if max_batch_size else tuple(tensor.dims)
+        spec = in_graph.get(tensor.name)
+        if spec is None:
+            raise NotReadyError(
+                f"{kind} '{tensor.name}' is in config.pbtxt but not in the model, which has "
+                f"{sorted(in_graph)}"
+            )
+        if spec.datatype != datatype or not _fits(shape, spec.shape):
+            raise NotReadyError(
+                f"{kind} '{tensor.name}' is {datatype} {list(shape)} in config.pbtxt but "
+                f"{spec.datatype} {list(spec.shape)} in the model"
+            )
+        specs.append(TensorSpec(tensor.name, datatype, shape))
+    missing = sorted(in_graph.keys() - {s.name for s in specs}) if kind == "input" else []
+    if missing or not specs:
+        raise NotReadyError(f"config.pbtxt does not declare {kind} {missing or sorted(in_graph)}")
+    return tuple(specs)
+
+
+def _fits(declared: tuple[int, ...], graph: tuple[int, ...]) -> bool:
+    """Whether every shape that the configuration allows is one that the graph takes."""
+    return len(declared) == len(graph) and all(
+        g in (-1, d) for d, g in zip(declared, graph, strict=True)
+    )

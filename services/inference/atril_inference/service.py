@@ -1,0 +1,68 @@
+"""The inference service: the Open Inference Protocol over the engine."""
+
+import asyncio
+from collections.abc import Callable
+
+from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+
+from atril_common.lifecycle import Lifecycle
+from atril_common.oip.grpc_servicer import OipServicer
+from atril_common.oip.http import create_oip_app
+from atril_common.oip.http_infer import InferHandler
+from atril_common.serving import Application, GrpcService, Ports, serve_until_signal
+from atril_common.telemetry import Telemetry
+from atril_inference.engine import Engine
+from atril_inference.metrics import EngineCollector
+from atril_inference.session import SessionOptions
+from atril_inference.settings import InferenceSettings
+from atril_inference.threads import available_threads
+
+
+def create_engine(settings: InferenceSettings) -> Engine:
+    """The engine that the settings describe; `Engine.start` loads its repository."""
+    threads = settings.intra_op_threads or available_threads()
+    options = SessionOptions(device=settings.device, intra_op_threads=threads)
+    return Engine(settings.model_repository, options, settings.max_queue_size)
+
+
+def create_application(settings: InferenceSettings, engine: Engine) -> Application:
+    """Mount the protocol over an engine; called on the event loop that will serve."""
+    lifecycle, telemetry = Lifecycle(), Telemetry()
+    telemetry.registry.register(EngineCollector(engine))
+    handler = InferHandler(engine, telemetry, settings.max_body_bytes)
+    servicer = OipServicer(engine, lifecycle, telemetry, asyncio.get_running_loop())
+    return Application(
+        core=engine,
+        lifecycle=lifecycle,
+        asgi=create_oip_app(engine, lifecycle, handler),
+        infer=handler,
+        grpc_services=(
+            GrpcService(
+                name="inference.GRPCInferenceService",
+                add=lambda server: add_GRPCInferenceServiceServicer_to_server(servicer, server),
+            ),
+        ),
+        registry=telemetry.registry,
+        drain_s=settings.drain_s,
+    )
+
+
+async def serve(settings: InferenceSettings, started: Callable[[Ports], None]) -> None:
+    """Serve until a signal; live at once, ready when the repository is loaded.
+
+    Raises:
+        InvalidInputError: a port cannot be had.
+    """
+    engine = create_engine(settings)
+    ports = Ports(
+        host=settings.host,
+        http=settings.http_port,
+        grpc=settings.grpc_port,
+        metrics=settings.metrics_port,
+    )
+    loading = asyncio.create_task(engine.start())
+    try:
+        await serve_until_signal(create_application(settings, engine), ports, started)
+    finally:
+        loading.cancel()
+        await engine.close()
