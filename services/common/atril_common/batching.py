@@ -1,8 +1,8 @@
 """Dynamic batching: requests that wait together are run together.
 
-One batcher stands before each model version. It is the only queue: bounded, in order of arrival, and each
-request keeps its own future, so no answer can reach another caller. What runs the batch is given as an
-executor: an ONNX Runtime session in the engine, a call to a replica in the gateway.
+One batcher stands before each model version. It is the only queue: bounded, in order of arrival,
+and each request keeps its own future, so no answer can reach another caller. What runs the batch is
+given as an executor: an ONNX Runtime session in the engine, a call to a replica in the gateway.
 """
 
 import asyncio
@@ -37,12 +37,19 @@ class ExecutionTimes(NamedTuple):
     output_end: int
 
 
+class BatchResult(NamedTuple):
+    """The outputs of one batch, and the version of the model that computed them."""
+
+    outputs: Tensors
+    model_version: str
+
+
 class Executor(Protocol):
     """Runs one batch."""
 
     def execute(
         self, inputs: Tensors, outputs: tuple[str, ...]
-    ) -> "Tensors | asyncio.Future[Tensors]":
+    ) -> "BatchResult | asyncio.Future[BatchResult]":
         """Run the model once: the answer itself, or a future of it when it is computed elsewhere.
 
         Raises:
@@ -89,22 +96,20 @@ class _Waiting(NamedTuple):
 
 
 class DynamicBatcher:
-    """A bounded queue before one model version that runs what waits in batches.
+    """A bounded queue before one model that runs what waits in batches.
 
-    A batch leaves when an executor is free and the batch is full, or the oldest request in it has waited
-    `max_queue_delay_s`. Requests whose inner shapes differ never share a batch.
+    A batch leaves when an executor is free and the batch is full, or the oldest request in it has
+    waited `max_queue_delay_s`. Requests whose inner shapes differ never share a batch.
     """
 
     def __init__(
         self,
         model_name: str,
-        model_version: str,
         executor: Executor,
         policy: BatchPolicy,
         observer: BatchObserver,
     ) -> None:
         self._model_name = model_name
-        self._model_version = model_version
         self._executor = executor
         self._policy = policy
         self._observer = observer
@@ -132,8 +137,7 @@ class DynamicBatcher:
         """
         if self._closed:
             raise NotReadyError(
-                f"model '{self._model_name}' version {self._model_version} is not at ready state: "
-                f"it is unloading"
+                f"model '{self._model_name}' is not at ready state: it is unloading"
             )
         if len(self._queue) >= self._policy.max_queue_size:
             error = OverloadedError(
@@ -159,7 +163,7 @@ class DynamicBatcher:
             await self._idle.wait()
 
     def _schedule(self) -> None:
-        """Arrange for a flush: now if a batch is due, when the oldest request's delay ends if not."""
+        """Arrange for a flush: at once if a batch is due, else when the oldest waited enough."""
         policy = self._policy
         due = policy.max_queue_delay_s <= 0 or self._rows >= policy.max_batch_size or self._closed
         if self._flush is not None:
@@ -176,6 +180,8 @@ class DynamicBatcher:
 
     def _run_next(self) -> None:
         self._flush = None
+        if self._running >= self._policy.concurrency:
+            return  # `_finish` schedules the next flush
         batch = self._take()
         if batch:
             self._run(batch)
@@ -241,7 +247,7 @@ class DynamicBatcher:
         except Exception as err:  # noqa: BLE001  # logged in _as_atril_error, and answered
             self._fail(batch, _as_atril_error(err))
             return
-        if isinstance(result, dict):
+        if isinstance(result, BatchResult):
             self._answer(batch, result, started_ns, infer_ns)
             return
         self._running += 1
@@ -250,7 +256,7 @@ class DynamicBatcher:
     def _finish(
         self,
         batch: list[_Waiting],
-        done: asyncio.Future[Tensors],
+        done: asyncio.Future[BatchResult],
         started_ns: int,
         infer_ns: int,
     ) -> None:
@@ -268,21 +274,20 @@ class DynamicBatcher:
             self._idle.set()
 
     def _answer(
-        self, batch: list[_Waiting], result: Tensors, started_ns: int, infer_ns: int
+        self, batch: list[_Waiting], result: BatchResult, started_ns: int, infer_ns: int
     ) -> None:
         """Give each request its own rows."""
         infer_end_ns = time.monotonic_ns()
+        outputs, version = result
         offset = 0
         alone = len(batch) == 1
         for waiting in batch:
             end = offset + waiting.rows
-            names = waiting.request.outputs or result
-            rows = {name: result[name] if alone else result[name][offset:end] for name in names}
+            names = waiting.request.outputs or outputs
+            rows = {name: outputs[name] if alone else outputs[name][offset:end] for name in names}
             offset = end
             if not waiting.future.done():
-                waiting.future.set_result(
-                    InferResponse(self._model_name, self._model_version, rows)
-                )
+                waiting.future.set_result(InferResponse(self._model_name, version, rows))
         self._observer.executed(
             offset,
             [waiting.enqueued_ns for waiting in batch],

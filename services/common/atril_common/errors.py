@@ -15,8 +15,9 @@
     ├── RefusedError               a quality bar or an invariant was not met
     └── InternalError              our fault; the details are in the log
 
-A kind says what happened; `atril_common.status` says how each protocol tells it. The text of an error
-is written for the person who sent the request: what was wrong, where, what came, what was expected.
+A kind says what happened; `atril_common.status` says how each protocol tells it. The text of an
+error is written for the person who sent the request: what was wrong, where, what came, what was
+expected.
 """
 
 from enum import Enum

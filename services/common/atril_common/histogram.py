@@ -1,4 +1,4 @@
-"""A latency histogram that costs a bisect and two additions; prometheus_client only sees it at a scrape."""
+"""A latency histogram that costs a bisect and two additions an observation."""
 
 from bisect import bisect_left
 

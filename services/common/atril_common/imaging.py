@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from atril_common.model_config import ImageInput
 
 BACKGROUND = 0
-"""What shows through transparent pixels: black, the value that the padding of a convolution has too."""
+"""What shows through transparent pixels: black, as the padding of a convolution."""
 
 _MODES = {1: "L", 3: "RGB"}
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
@@ -55,7 +55,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """A 16-bit greyscale picture in 8 bits; Pillow's own conversion would clip every value over 255."""
+    """A 16-bit greyscale picture in 8 bits; Pillow's own conversion clips every value over 255."""
     values = np.asarray(image).astype(np.int64)
     pixels = ((values.clip(0, _MAX_16_BIT) * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT).astype(
         np.uint8

@@ -1,8 +1,8 @@
 """`config.pbtxt` and the task facts in it.
 
-The configuration is Triton's own message, read and written with the stubs that tritonclient ships. What the
-gateway must know to offer a task travels in its `parameters` under keys `atril.*`, so that it can be learnt over
-the protocol from any server, a real Triton included.
+The configuration is Triton's own message, read and written with the stubs that tritonclient ships.
+What the gateway must know to offer a task travels in its `parameters` under keys `atril.*`, so that
+it can be learnt over the protocol from any server, a real Triton included.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,8 @@ class ImageInput:
     def __post_init__(self) -> None:
         if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
             raise InvalidInputError(
-                f"{IMAGE_KEY}: mean and std need 1 or 3 entries each, got {len(self.mean)} and {len(self.std)}"
+                f"{IMAGE_KEY}: mean and std need 1 or 3 entries each, got {len(self.mean)} and "
+                f"{len(self.std)}"
             )
         if min(self.height, self.width) < 1 or min(self.std) <= 0:
             raise InvalidInputError(f"{IMAGE_KEY}: height, width and std must be positive")
@@ -100,7 +101,8 @@ def read_task(config: ModelConfig) -> ClassificationTask | None:
     """The task that a configuration declares, or None where it declares none.
 
     Raises:
-        InvalidInputError: it declares one, but its facts are missing or malformed; the text names the key.
+        InvalidInputError: it declares one, but its facts are missing or malformed; the text names
+        the key.
     """
     if TASK_KEY not in config.parameters:
         return None
@@ -123,7 +125,8 @@ def read_task(config: ModelConfig) -> ClassificationTask | None:
         )
     except (KeyError, TypeError, ValueError) as err:
         raise InvalidInputError(
-            f"model '{config.name}': malformed parameters {IMAGE_KEY} or {CLASSIFICATION_KEY}: {err!r}"
+            f"model '{config.name}': malformed parameters {IMAGE_KEY} or {CLASSIFICATION_KEY}: "
+            f"{err!r}"
         ) from err
 
 

@@ -1,4 +1,4 @@
-"""Running the servers of one process: HTTP, gRPC and metrics, from start to the end of the drain."""
+"""Running the servers of one process: HTTP, gRPC and metrics, from start to drained."""
 
 import asyncio
 import contextlib
@@ -110,7 +110,7 @@ class ServerProcess:
         return Ports(host=host, http=http_port, grpc=grpc_port, metrics=self._metrics.server_port)
 
     async def stop(self) -> None:
-        """Drain: not ready first, serve on for `drain_s`, then answer what was accepted and close."""
+        """Drain: not ready first, serve on for `drain_s`, then answer what was accepted, close."""
         self._application.lifecycle.drain()
         await self._publish_health()
         await asyncio.sleep(self._application.drain_s)

@@ -20,8 +20,8 @@ _LATENCY_BUCKETS_S = (
 class Telemetry(Collector):
     """Counts and times requests by method, model and outcome.
 
-    Labels come from closed sets: `method` from the routes, `model` from the models served (any other
-    name is `unknown`), `outcome` is `ok` or an `ErrorKind`. Used from the event loop only.
+    Labels come from closed sets: `method` from the routes, `model` from the models served (any
+    other name is `unknown`), `outcome` is `ok` or an `ErrorKind`. Used from the event loop only.
     """
 
     def __init__(self) -> None:

@@ -42,7 +42,12 @@ class Engine:
 
     async def start(self) -> None:
         """Load the repository; the engine answers while it does, for what is loaded already."""
-        for name in await asyncio.to_thread(list_models, self._root):
+        try:
+            names = await asyncio.to_thread(list_models, self._root)
+        except OSError:
+            logger.exception("repository_unreadable", extra={"path": str(self._root)})
+            return
+        for name in names:
             await self._load_model(name)
         self._loaded = True
 

@@ -1,7 +1,7 @@
 """The engine's metrics under Triton's names.
 
-A `Counter` of prometheus_client would be exported as `…_total`, which no Triton dashboard knows; untyped
-families carry exactly Triton's names.
+A `Counter` of prometheus_client would be exported as `…_total`, which no Triton dashboard knows;
+untyped families carry exactly Triton's names.
 """
 
 from collections.abc import Callable, Iterator

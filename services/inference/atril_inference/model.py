@@ -1,4 +1,4 @@
-"""One version of one model: loaded from the repository, checked against its configuration, warmed up."""
+"""One version of one model: loaded from the repository, checked, warmed up."""
 
 import time
 from pathlib import Path
@@ -48,7 +48,7 @@ def load_version(
     path = folder / str(version) / (config.default_model_filename or MODEL_FILE)
     if not path.is_file():
         raise NotReadyError(f"version {version} has no {path.name}")
-    session = OnnxSession.load(path, options)
+    session = OnnxSession.load(path, str(version), options)
     inputs = _declared("input", config.input, session.inputs, config.max_batch_size)
     outputs = _declared("output", config.output, session.outputs, config.max_batch_size)
     session.warm_up(max(1, config.max_batch_size))
@@ -77,7 +77,6 @@ class ServedModel:
         self._session = loaded.session
         self.batcher = DynamicBatcher(
             config.name,
-            self.version,
             loaded.session,
             batch_policy(config, max_queue_size),
             self.statistics,
@@ -92,8 +91,8 @@ class ServedModel:
 def batch_policy(config: ModelConfig, max_queue_size: int) -> BatchPolicy:
     """How a configuration wants its requests batched.
 
-    A queue is always bounded: a configuration may lower the server's `max_queue_size`, not raise it.
-    Without `dynamic_batching` each request runs alone, as in Triton.
+    A queue is always bounded: a configuration may lower the server's `max_queue_size`, not raise
+    it. Without `dynamic_batching` each request runs alone, as in Triton.
     """
     batching = config.HasField("dynamic_batching")
     policy = config.dynamic_batching

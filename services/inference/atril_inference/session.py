@@ -1,8 +1,8 @@
 """One ONNX Runtime session: providers in force, threads, and where it runs.
 
-A session is an executor of the batcher. A model whose full batch takes less than `INLINE_BUDGET_S` runs on
-the event loop, where two thread switches would cost more than the model; a slower one runs in a thread of
-its own, so that the loop goes on reading requests meanwhile.
+A session is an executor of the batcher. A model whose full batch takes less than `INLINE_BUDGET_S`
+runs on the event loop, where two thread switches would cost more than the model; a slower one runs
+in a thread of its own, so that the loop goes on reading requests meanwhile.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime as ort
 
-from atril_common.batching import Tensors
+from atril_common.batching import BatchResult, Tensors
 from atril_common.errors import InternalError, InvalidInputError, NotReadyError
 from atril_common.tensors import DTYPES, TensorSpec
 
@@ -51,8 +51,9 @@ class SessionOptions(NamedTuple):
 class OnnxSession:
     """A loaded `model.onnx` that runs where its warm-up says it should."""
 
-    def __init__(self, session: ort.InferenceSession, provider: str) -> None:
+    def __init__(self, session: ort.InferenceSession, provider: str, model_version: str) -> None:
         self._session = session
+        self._model_version = model_version
         self.provider = provider
         self.inputs = _specs(session.get_inputs())
         self.outputs = _specs(session.get_outputs())
@@ -60,18 +61,19 @@ class OnnxSession:
         self._thread: ThreadPoolExecutor | None = None
 
     @classmethod
-    def load(cls, path: Path, options: SessionOptions) -> "OnnxSession":
+    def load(cls, path: Path, model_version: str, options: SessionOptions) -> "OnnxSession":
         """Create the session.
 
         Raises:
-            NotReadyError: the file is not a model this runtime can run, or the device that was asked for is
-                not in force; the text gives the reason. There is never a silent fall back to the CPU.
+            NotReadyError: the file is not a model this runtime can run, or the device that was
+            asked
+                for is not in force; the text gives the reason. It never falls back to the CPU.
         """
         wanted = PROVIDERS[options.device]
         if wanted not in ort.get_available_providers():
             raise NotReadyError(
-                f"device '{options.device}' was asked for, but this onnxruntime {ort.__version__} has no "
-                f"{wanted}; it has {', '.join(ort.get_available_providers())}"
+                f"device '{options.device}' was asked for, but onnxruntime {ort.__version__} has "
+                f"no {wanted} here; it has {', '.join(ort.get_available_providers())}"
             )
         session_options = ort.SessionOptions()
         session_options.intra_op_num_threads = options.intra_op_threads
@@ -88,7 +90,7 @@ class OnnxSession:
             raise NotReadyError(
                 f"device '{options.device}' was asked for, but {in_force[0]} is in force"
             )
-        return cls(session, wanted)
+        return cls(session, wanted, model_version)
 
     def warm_up(self, batch_size: int) -> None:
         """Run zeros through the model and decide where it runs; variable dimensions are taken as 1.
@@ -118,7 +120,7 @@ class OnnxSession:
 
     def execute(
         self, inputs: Tensors, outputs: tuple[str, ...]
-    ) -> Tensors | asyncio.Future[Tensors]:
+    ) -> BatchResult | asyncio.Future[BatchResult]:
         """Run one batch, here or in the session's thread.
 
         Raises:
@@ -138,13 +140,13 @@ class OnnxSession:
         self._run(feed, ())
         return time.perf_counter() - start_s
 
-    def _run(self, inputs: Tensors, outputs: tuple[str, ...]) -> Tensors:
+    def _run(self, inputs: Tensors, outputs: tuple[str, ...]) -> BatchResult:
         names = outputs or self._output_names
         try:
             values = self._session.run(names, inputs)
         except Exception as err:
             raise InternalError(f"onnxruntime failed: {_first_line(err)}") from err
-        return dict(zip(names, values, strict=True))
+        return BatchResult(dict(zip(names, values, strict=True)), self._model_version)
 
 
 def _specs(nodes: list[ort.NodeArg]) -> tuple[TensorSpec, ...]:

@@ -1,7 +1,7 @@
 """What a model version did: the totals and histograms behind its metrics.
 
-Written on the event loop, read by the metrics thread; a scrape may see a request counted in one total and
-not yet in another, which the next scrape mends.
+Written on the event loop, read by the metrics thread; a scrape may see a request counted in one
+total and not yet in another, which the next scrape mends.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,8 @@ BUCKETS_US = (
 class ModelStatistics:
     """Totals of one model version; the batcher's observer.
 
-    The stage totals have one entry a request, as Triton's have: a batch of n requests that took t adds n·t.
+    The stage totals have one entry a request, as Triton's have: a batch of n requests that took t
+    adds n·t.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 
 def message_to_json(message: Message) -> dict[str, Any]:
-    """Every field of a message, defaults included; sub-messages and oneofs only where they are set."""
+    """Every field of a message, defaults included; sub-messages and oneofs only where set."""
     result: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         if field.has_presence and not message.HasField(field.name):
@@ -37,4 +37,5 @@ def _value(field: Any, value: Any) -> Any:
 
 
 def _is_map(field: Any) -> bool:
-    return field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.GetOptions().map_entry
+    is_message = field.type == FieldDescriptor.TYPE_MESSAGE
+    return is_message and bool(field.message_type.GetOptions().map_entry)

@@ -103,3 +103,34 @@ def _from_contents(tensor: Any, shape: tuple[int, ...]) -> Tensor:
             f"input '{name}': a value is beyond the range of {datatype}"
         ) from None
     return result.reshape(shape)
+
+
+def encode_request(request: InferRequest) -> Any:
+    """Write a `ModelInferRequest`, as a client does; every input raw."""
+    message = pb.ModelInferRequest(
+        model_name=request.model_name, model_version=request.model_version
+    )
+    for name, tensor in request.inputs.items():
+        message.inputs.add(name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
+        message.raw_input_contents.append(tensor_to_bytes(tensor))
+    for name in request.outputs:
+        message.outputs.add(name=name)
+    return message
+
+
+def decode_response(message: Any) -> InferResponse:
+    """Read a `ModelInferResponse` with raw outputs, as a client does.
+
+    Raises:
+        InvalidInputError: the server sent outputs that are not raw or do not fill their shapes.
+    """
+    if len(message.raw_output_contents) != len(message.outputs):
+        raise InvalidInputError(
+            f"expected one raw_output_contents entry for each of the {len(message.outputs)} "
+            f"outputs, got {len(message.raw_output_contents)}"
+        )
+    outputs = {
+        output.name: tensor_from_bytes(raw, output.datatype, tuple(output.shape), name=output.name)
+        for output, raw in zip(message.outputs, message.raw_output_contents, strict=True)
+    }
+    return InferResponse(message.model_name, message.model_version, outputs)

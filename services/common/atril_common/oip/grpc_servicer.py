@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC, for a grpcio thread-pool server.
 
-The core lives on the event loop; a worker thread decodes, hands the request over and waits. grpcio's own
-asyncio server does half as many requests a second (docs/decisions/0002).
+The core lives on the event loop; a worker thread decodes, hands the request over and waits.
+grpcio's own asyncio server does half as many requests a second (docs/decisions/0002).
 """
 
 import asyncio

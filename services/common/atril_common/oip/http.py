@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP: the routes, for any ASGI app that has an `InferenceCore`."""
+"""The Open Inference Protocol over HTTP: the routes, for any ASGI app with an `InferenceCore`."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress

@@ -1,7 +1,7 @@
 """Inference requests and responses as HTTP bodies: JSON, and the binary tensor extension.
 
-Nothing here knows a socket or a framework; the route and the fast protocol share it. Bodies are parsed with
-orjson, tensors are views of the body where the datatype allows it.
+Nothing here knows a socket or a framework; the route and the fast protocol share it. Bodies are
+parsed with orjson, tensors are views of the body where the datatype allows it.
 """
 
 from typing import Any, NamedTuple
@@ -94,7 +94,8 @@ def encode_response(response: InferResponse, plan: ReplyPlan) -> EncodedResponse
     """Write an inference response in the form that its request asked for.
 
     Raises:
-        InvalidInputError: an output cannot be written as JSON (FP16, NaN, bytes that are not UTF-8); the
+        InvalidInputError: an output cannot be written as JSON (FP16, NaN, bytes that are not
+        UTF-8); the
             text advises to ask for binary data.
     """
     outputs: list[dict[str, Any]] = []
@@ -188,7 +189,8 @@ def tensor_from_json(data: object, datatype: str, shape: tuple[int, ...], name: 
     """Read a tensor from JSON `data`, nested by rows or flat.
 
     Raises:
-        InvalidInputError: values of another kind than the datatype, out of its range, or not as many as the
+        InvalidInputError: values of another kind than the datatype, out of its range, or not as
+        many as the
             shape has elements.
     """
     if not isinstance(data, list):
@@ -301,7 +303,8 @@ def _shape(entry: dict[str, Any], name: str) -> tuple[int, ...]:
     shape = entry.get("shape")
     if not isinstance(shape, list) or len(shape) > _MAX_RANK:
         raise InvalidInputError(
-            f"Unable to parse 'shape' of input '{name}': expected a list of at most {_MAX_RANK} integers"
+            f"Unable to parse 'shape' of input '{name}': expected a list of at most {_MAX_RANK} "
+            f"integers"
         )
     for dim in shape:
         if type(dim) is not int or not 0 <= dim < 1 << 31:
@@ -328,7 +331,8 @@ def _flag(parameters: dict[str, Any], key: str, what: str) -> bool:
     value = parameters.get(key, False)
     if not isinstance(value, bool):
         raise InvalidInputError(
-            f"Unable to parse parameter '{key}' of {what}: expected true or false, got {_sample(value)}"
+            f"Unable to parse parameter '{key}' of {what}: expected true or false, got "
+            f"{_sample(value)}"
         )
     return value
 

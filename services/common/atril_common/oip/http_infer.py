@@ -25,7 +25,7 @@ METHOD = "http_infer"
 
 
 class WireResponse(NamedTuple):
-    """An answer, ready to be written; `header_length` is set when binary tensors follow the JSON."""
+    """An answer to be written; `header_length` is set when binary tensors follow the JSON."""
 
     status: int
     body: bytes

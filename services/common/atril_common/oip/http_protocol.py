@@ -1,9 +1,9 @@
 """The fast way of an inference request: from the socket to the port without ASGI.
 
 uvicorn spends about as long on one ASGI request as LeNet-5 does on one picture. This protocol is
-uvicorn's own (httptools), except that a plain `POST …/infer` (content length known, no content coding)
-is decoded, queued and answered right here. Every other request goes the usual way to the ASGI app,
-where `atril_common.oip.http` answers the same route through the same codec.
+uvicorn's own (httptools), except that a plain `POST …/infer` (content length known, no content
+coding) is decoded, queued and answered right here. Every other request goes the usual way to the
+ASGI app, where `atril_common.oip.http` answers the same route through the same codec.
 """
 
 import re
@@ -23,8 +23,8 @@ MAX_HEADER_BYTES = 64 * 1024
 class _Exchange:
     """One fast request on a connection, from its headers to its answer.
 
-    It stands in uvicorn's `cycle` slot and has the attributes that uvicorn reads there, so that pipelined
-    requests queue behind it and a shutdown waits for it.
+    It stands in uvicorn's `cycle` slot and has the attributes that uvicorn reads there, so that
+    pipelined requests queue behind it and a shutdown waits for it.
     """
 
     __slots__ = (
