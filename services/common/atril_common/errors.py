@@ -124,3 +124,9 @@ class InternalError(AtrilError):
     """A fault of the service; its text carries no internals."""
 
     kind = ErrorKind.INTERNAL
+
+
+def sample(value: object) -> str:
+    """A short look at a value, for an error's text."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -26,7 +26,9 @@ class RequestValidator:
     ) -> None:
         self._model_name = model_name
         self._specs = {spec.name: spec for spec in inputs}
-        self._dtypes = {spec.name: DTYPES[spec.datatype] for spec in inputs}
+        self._dtypes = {name: DTYPES[spec.datatype] for name, spec in self._specs.items()}
+        self._first = 1 if max_batch_size else 0
+        """First dimension that is not the batch."""
         self._outputs = frozenset(outputs)
         self._max_batch_size = max_batch_size
 
@@ -50,15 +52,17 @@ class RequestValidator:
         for name, tensor in inputs.items():
             if tensor.dtype != self._dtypes[name]:
                 self._reject_datatype(name, tensor)
-            self._check_shape(name, tensor)
-            batch_size = tensor.shape[0] if self._max_batch_size else 1
+            shape, expected, first = tensor.shape, self._specs[name].shape, self._first
+            if len(shape) != len(expected) or shape[first:] != expected[first:]:
+                self._check_shape(name, shape)
+            batch_size = shape[0] if first else 1
         if self._max_batch_size:
             self._check_batch(inputs, batch_size)
         return batch_size
 
-    def _check_shape(self, name: str, tensor: Tensor) -> None:
+    def _check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Accept a shape that differs from the declared one in variable dimensions only."""
         expected = self._specs[name].shape
-        shape = tensor.shape
         if len(shape) == len(expected) and all(
             want in (-1, got) for want, got in zip(expected, shape, strict=True)
         ):

@@ -15,7 +15,8 @@ from atril_common.errors import (
     InvalidInputError,
     TooLargeError,
 )
-from atril_common.oip.http_codec import ReplyPlan, decode_request, encode_response
+from atril_common.oip.http_codec import decode_request, encode_response
+from atril_common.oip.http_header import RequestHeader
 from atril_common.status import RETRY_AFTER_S, STATUS
 from atril_common.telemetry import Telemetry
 
@@ -50,7 +51,7 @@ class Accepted(NamedTuple):
     """A request that waits for its answer."""
 
     future: asyncio.Future[InferResponse]
-    plan: ReplyPlan
+    header: RequestHeader
     model_name: str
     started_s: float
 
@@ -70,18 +71,18 @@ class InferHandler:
         started_s = time.monotonic()
         try:
             length = None if header_length is None else _header_length(header_length)
-            request, plan = decode_request(model_name, model_version, body, length)
-            return Accepted(self._core.infer(request), plan, model_name, started_s)
+            request, header = decode_request(model_name, model_version, body, length)
+            return Accepted(self._core.infer(request), header, model_name, started_s)
         except Exception as err:  # noqa: BLE001  # answered and logged in _failure
             return self._failure(err, model_name, started_s)
 
     def finish(self, accepted: Accepted) -> WireResponse:
         """Encode the answer of a request whose future is done."""
-        future, plan, model_name, started_s = accepted
+        future, header, model_name, started_s = accepted
         if future.cancelled():
             return self._failure(CancelledRequestError("cancelled"), model_name, started_s)
         try:
-            body, header_length = encode_response(future.result(), plan)
+            body, header_length = encode_response(future.result(), header)
         except Exception as err:  # noqa: BLE001  # answered and logged in _failure
             return self._failure(err, model_name, started_s)
         self._telemetry.observe(METHOD, model_name, None, time.monotonic() - started_s)

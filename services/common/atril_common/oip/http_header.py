@@ -1,0 +1,157 @@
+"""The JSON part of an inference request, parsed into typed values.
+
+Clients that send binary tensors repeat the same JSON byte for byte, so small headers are
+remembered.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import orjson
+
+from atril_common.errors import InvalidInputError, sample
+
+_MAX_RANK = 32
+_MAX_REMEMBERED_BYTES = 2048
+_REMEMBERED = 512
+
+
+class InputHeader(NamedTuple):
+    """One input: its tensor is `data`, or the next `binary_size` bytes after the header."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: object
+    binary_size: int | None
+
+
+class RequestHeader(NamedTuple):
+    """An inference request but for its binary tensors.
+
+    `binary` says of each requested output whether it should travel as bytes; `binary_default` says
+    it of all outputs when none is requested by name.
+    """
+
+    request_id: str
+    inputs: tuple[InputHeader, ...]
+    outputs: tuple[str, ...]
+    binary: dict[str, bool]
+    binary_default: bool
+
+
+def parse_header(head: bytes) -> RequestHeader:
+    """Parse the JSON part of a request.
+
+    Raises:
+        InvalidInputError: the text names the field, what came and what was expected.
+    """
+    return _parse_remembered(head) if len(head) <= _MAX_REMEMBERED_BYTES else _parse(head)
+
+
+def _parse(head: bytes) -> RequestHeader:
+    try:
+        message = orjson.loads(head)
+    except orjson.JSONDecodeError as err:
+        raise InvalidInputError(f"Unable to parse the request body as JSON: {err}") from None
+    if not isinstance(message, dict):
+        raise InvalidInputError("Unable to parse the request body: expected a JSON object")
+    request_id = message.get("id", "")
+    if not isinstance(request_id, str):
+        raise InvalidInputError(
+            f"Unable to parse 'id': expected a string, got {sample(request_id)}"
+        )
+    entries = _list(message, "inputs")
+    if entries is None:
+        raise InvalidInputError("Unable to parse 'inputs': expected a list of input tensors")
+    inputs = tuple([_input(entry) for entry in entries])
+    names = {header.name for header in inputs}
+    if len(names) < len(inputs):
+        raise InvalidInputError(f"an input is given twice: {[header.name for header in inputs]}")
+    binary_default = _flag(_parameters(message, "the request"), "binary_data_output", "the request")
+    binary = _outputs(_list(message, "outputs") or [], binary_default)
+    return RequestHeader(request_id, inputs, tuple(binary), binary, binary_default)
+
+
+_parse_remembered = lru_cache(_REMEMBERED)(_parse)
+
+
+def _input(entry: dict[str, Any]) -> InputHeader:
+    name, datatype = _text(entry, "name", "an input"), _text(entry, "datatype", "an input")
+    shape = entry.get("shape")
+    if not isinstance(shape, list) or len(shape) > _MAX_RANK:
+        raise InvalidInputError(
+            f"Unable to parse 'shape' of input '{name}': expected a list of at most {_MAX_RANK} "
+            f"integers"
+        )
+    for dim in shape:
+        if type(dim) is not int or not 0 <= dim < 1 << 31:
+            raise InvalidInputError(
+                f"Unable to parse 'shape' of input '{name}': expected non-negative integers, got "
+                f"{sample(dim)}"
+            )
+    size = _parameters(entry, f"input '{name}'").get("binary_data_size")
+    if (size is None) == ("data" not in entry):
+        raise InvalidInputError(
+            f"must set only one of 'data' and parameter 'binary_data_size' for input '{name}', got "
+            f"{'neither' if size is None else 'both'}"
+        )
+    if size is not None and (type(size) is not int or size < 0):
+        raise InvalidInputError(
+            f"Unable to parse 'binary_data_size' of input '{name}': expected a non-negative "
+            f"integer, got {sample(size)}"
+        )
+    return InputHeader(name, datatype, tuple(shape), entry.get("data"), size)
+
+
+def _outputs(entries: list[dict[str, Any]], binary_default: bool) -> dict[str, bool]:
+    binary: dict[str, bool] = {}
+    for entry in entries:
+        name = _text(entry, "name", "an output")
+        if name in binary:
+            raise InvalidInputError(f"output '{name}' is requested twice")
+        parameters = _parameters(entry, f"output '{name}'")
+        binary[name] = _flag(parameters, "binary_data", f"output '{name}'", binary_default)
+    return binary
+
+
+def _list(message: dict[str, Any], key: str) -> list[dict[str, Any]] | None:
+    entries = message.get(key)
+    if entries is None:
+        return None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InvalidInputError(
+            f"Unable to parse '{key}': expected a list of JSON objects, got {sample(entries)}"
+        )
+    return entries
+
+
+def _text(entry: dict[str, Any], key: str, what: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str):
+        raise InvalidInputError(
+            f"Unable to parse '{key}' of {what}: expected a string, got {sample(value)}"
+        )
+    return value
+
+
+_NO_PARAMETERS: dict[str, Any] = {}
+
+
+def _parameters(entry: dict[str, Any], what: str) -> dict[str, Any]:
+    parameters = entry.get("parameters")
+    if parameters is None:
+        return _NO_PARAMETERS
+    if not isinstance(parameters, dict):
+        raise InvalidInputError(f"Unable to parse 'parameters' of {what}: expected a JSON object")
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], key: str, what: str, default: bool = False) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise InvalidInputError(
+            f"Unable to parse parameter '{key}' of {what}: expected true or false, got "
+            f"{sample(value)}"
+        )
+    return value
