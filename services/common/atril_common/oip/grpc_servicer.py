@@ -6,9 +6,10 @@ grpcio's own asyncio server does half as many requests a second (docs/decisions/
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer
@@ -18,8 +19,8 @@ from atril_common.errors import (
     AtrilError,
     CancelledRequestError,
     DeadlineExceededError,
-    ErrorKind,
     InternalError,
+    InvalidInputError,
 )
 from atril_common.lifecycle import Lifecycle
 from atril_common.oip.grpc_codec import decode_request, encode_response
@@ -39,23 +40,28 @@ AnswerT = TypeVar("AnswerT")
 class _InferCall:
     """One ModelInfer between its worker thread and the event loop."""
 
-    __slots__ = ("_front", "_future", "_request", "answered")
+    __slots__ = (
+        "_core", "_future", "_loop", "_request", "_started_s", "_telemetry", "answered", "finished",
+    )  # fmt: skip
 
-    def __init__(self, front: "OipServicer", request: InferRequest) -> None:
-        self._front = front
+    def __init__(self, front: "OipServicer", request: InferRequest, started_s: float) -> None:
+        self._core = front.core
+        self._loop = front.loop
+        self._telemetry = front.telemetry
         self._request = request
+        self._started_s = started_s
         self._future: asyncio.Future[InferResponse] | None = None
-        self.answered: SimpleQueue[InferResponse | BaseException] = SimpleQueue()
+        self.answered: SimpleQueue[InferResponse | AtrilError] = SimpleQueue()
 
     def submit(self, remaining_s: float | None) -> None:
         """On the loop: hand the request to the core."""
         request = self._request
         if remaining_s is not None:
-            request = request._replace(deadline_s=self._front.loop.time() + remaining_s)
+            request = request._replace(deadline_s=self._loop.time() + remaining_s)
         try:
-            self._future = self._front.core.infer(request)
-        except Exception as err:  # noqa: BLE001  # the worker thread maps and logs it
-            self.answered.put(err)
+            self._future = self._core.infer(request)
+        except Exception as err:  # noqa: BLE001  # logged in _as_atril_error, and answered
+            self._answer(_as_atril_error(err, request.model_name))
             return
         self._future.add_done_callback(self._done)
 
@@ -66,9 +72,17 @@ class _InferCall:
 
     def _done(self, future: asyncio.Future[InferResponse]) -> None:
         if future.cancelled():
-            self.answered.put(CancelledRequestError("the request was cancelled"))
+            self._answer(CancelledRequestError("the request was cancelled"))
+        elif (error := future.exception()) is not None:
+            self._answer(_as_atril_error(error, self._request.model_name))
         else:
-            self.answered.put(future.exception() or future.result())
+            self._answer(future.result())
+
+    def _answer(self, answer: InferResponse | AtrilError) -> None:
+        kind = answer.kind if isinstance(answer, AtrilError) else None
+        duration_s = time.monotonic() - self._started_s
+        self._telemetry.observe(METHOD, self._request.model_name, kind, duration_s)
+        self.answered.put(answer)
 
 
 class OipServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient is untyped
@@ -84,7 +98,7 @@ class OipServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # triton
         self.core = core
         self.loop = loop
         self._lifecycle = lifecycle
-        self._telemetry = telemetry
+        self.telemetry = telemetry
 
     def ServerLive(self, request: Any, context: Any) -> Any:
         """Live as long as the process answers."""
@@ -129,27 +143,20 @@ class OipServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # triton
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         """Run one request."""
-        started_s = self.loop.time()
+        started_s = time.monotonic()
         try:
-            call = _InferCall(self, decode_request(request))
-            context.add_callback(lambda: self._ended(call))
-            self.loop.call_soon_threadsafe(call.submit, context.time_remaining())
-            answer = call.answered.get()
-            if isinstance(answer, BaseException):
-                raise answer
-            response = encode_response(answer, request.id)
-        except Exception as err:  # noqa: BLE001  # mapped and logged in _abort
-            error = _as_atril_error(err, request.model_name)
-            self._observe(request.model_name, error.kind, started_s)
-            abort(context, error)
-        self._observe(request.model_name, None, started_s)
-        return response
-
-    def _observe(self, model_name: str, kind: ErrorKind | None, started_s: float) -> None:
-        duration_s = self.loop.time() - started_s
-        self.loop.call_soon_threadsafe(
-            self._telemetry.observe, METHOD, model_name, kind, duration_s
-        )
+            call = _InferCall(self, decode_request(request), started_s)
+        except InvalidInputError as err:
+            self.loop.call_soon_threadsafe(
+                self.telemetry.observe, METHOD, request.model_name, err.kind, 0.0
+            )
+            abort(context, err)
+        context.add_callback(lambda: self._ended(call))
+        self.loop.call_soon_threadsafe(call.submit, context.time_remaining())
+        answer = call.answered.get()
+        if isinstance(answer, AtrilError):
+            abort(context, answer)
+        return encode_response(answer, request.id)
 
     def _ended(self, call: _InferCall) -> None:
         """The RPC is over; if it was not answered, its request must not run."""
@@ -164,15 +171,15 @@ class OipServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # triton
             )
         except Exception as err:  # mapped and logged
             abort(context, _as_atril_error(err, ""))
-            raise  # abort has raised already; for the type checker
 
 
-def abort(context: Any, error: AtrilError) -> None:
-    """End an RPC with an error's status; raises."""
+def abort(context: Any, error: AtrilError) -> NoReturn:
+    """End an RPC with an error's status."""
     context.abort(STATUS[error.kind].grpc, str(error))
+    raise AssertionError("abort raises")
 
 
-def _as_atril_error(error: Exception, model_name: str) -> AtrilError:
+def _as_atril_error(error: BaseException, model_name: str) -> AtrilError:
     if isinstance(error, AtrilError):
         return error
     if isinstance(error, TimeoutError):
