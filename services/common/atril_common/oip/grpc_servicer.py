@@ -52,9 +52,12 @@ class _InferCall:
         self._started_s = started_s
         self._future: asyncio.Future[InferResponse] | None = None
         self.answered: SimpleQueue[InferResponse | AtrilError] = SimpleQueue()
+        self.finished = False
 
     def submit(self, remaining_s: float | None) -> None:
         """On the loop: hand the request to the core."""
+        if self.finished:
+            return
         request = self._request
         if remaining_s is not None:
             request = request._replace(deadline_s=self._loop.time() + remaining_s)
@@ -66,8 +69,10 @@ class _InferCall:
         self._future.add_done_callback(self._done)
 
     def cancel(self) -> None:
-        """On the loop: the client went away."""
-        if self._future is not None:
+        """On the loop: the client went away, perhaps before `submit` had its turn."""
+        if self._future is None:
+            self._answer(CancelledRequestError("the request was cancelled"))
+        else:
             self._future.cancel()
 
     def _done(self, future: asyncio.Future[InferResponse]) -> None:
@@ -82,6 +87,7 @@ class _InferCall:
         kind = answer.kind if isinstance(answer, AtrilError) else None
         duration_s = time.monotonic() - self._started_s
         self._telemetry.observe(METHOD, self._request.model_name, kind, duration_s)
+        self.finished = True
         self.answered.put(answer)
 
 
@@ -160,7 +166,7 @@ class OipServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # triton
 
     def _ended(self, call: _InferCall) -> None:
         """The RPC is over; if it was not answered, its request must not run."""
-        if call.answered.empty():
+        if not call.finished:
             self.loop.call_soon_threadsafe(call.cancel)
 
     def _ask(self, context: Any, question: Callable[[], Coroutine[Any, Any, AnswerT]]) -> AnswerT:
@@ -169,7 +175,7 @@ class OipServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # triton
             return asyncio.run_coroutine_threadsafe(question(), self.loop).result(
                 _CONTROL_TIMEOUT_S
             )
-        except Exception as err:  # mapped and logged
+        except Exception as err:  # noqa: BLE001  # mapped and logged
             abort(context, _as_atril_error(err, ""))
 
 
