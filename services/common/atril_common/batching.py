@@ -281,6 +281,13 @@ class DynamicBatcher:
         outputs, version = result
         offset = 0
         alone = len(batch) == 1
+        if not alone and (short := _not_by_rows(outputs, sum(w.rows for w in batch))):
+            error = InternalError(
+                f"output '{short}' of model '{self._model_name}' does not have one row for each "
+                f"row of the batch, so the model cannot be batched"
+            )
+            self._fail(batch, error)
+            return
         for waiting in batch:
             end = offset + waiting.rows
             names = waiting.request.outputs or outputs
@@ -299,6 +306,14 @@ class DynamicBatcher:
             if not waiting.future.done():
                 waiting.future.set_exception(error)
         self._observer.failed(len(batch), error)
+
+
+def _not_by_rows(outputs: Tensors, rows: int) -> str | None:
+    """An output that cannot be cut into the batch's requests, if there is one."""
+    for name, tensor in outputs.items():
+        if not tensor.ndim or tensor.shape[0] != rows:
+            return name
+    return None
 
 
 def _as_atril_error(error: BaseException) -> AtrilError:

@@ -120,6 +120,10 @@ class RefusedError(AtrilError):
     kind = ErrorKind.REFUSED
 
 
+INTERNAL_ERROR = "internal error; the reason is in the server's log"
+"""All that a caller is told of an error that nobody foresaw."""
+
+
 class InternalError(AtrilError):
     """A fault of the service; its text carries no internals."""
 

@@ -22,5 +22,9 @@ class GatewaySettings(BaseSettings):
     """Largest width × height of one picture that is decoded."""
     max_pictures: int = Field(256, ge=1, le=4096)
     """Most pictures in one request."""
+    decode_threads: int = Field(2, ge=1, le=64)
+    """How many requests with big pictures are decoded at once."""
+    max_pending_decodes: int = Field(64, ge=1, le=4096)
+    """How many requests with big pictures may be decoded or wait for it; more are refused."""
     drain_s: float = Field(5.0, ge=0, le=300)
     """How long to go on serving after readiness went false on SIGTERM."""

@@ -16,6 +16,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer
 
 from atril_common.core import InferenceCore, InferRequest, InferResponse
 from atril_common.errors import (
+    INTERNAL_ERROR,
     AtrilError,
     CancelledRequestError,
     DeadlineExceededError,
@@ -191,4 +192,4 @@ def _as_atril_error(error: BaseException, model_name: str) -> AtrilError:
     if isinstance(error, TimeoutError):
         return DeadlineExceededError(f"no answer within {_CONTROL_TIMEOUT_S:g} s")
     logger.error("rpc_failed", exc_info=error, extra={"model_name": model_name})
-    return InternalError("internal error; the reason is in the server's log")
+    return InternalError(INTERNAL_ERROR)

@@ -1,5 +1,6 @@
 """The Open Inference Protocol over HTTP: the routes, for any ASGI app with an `InferenceCore`."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -12,13 +13,24 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from atril_common.core import InferenceCore, ModelMetadata
-from atril_common.errors import AtrilError, InvalidInputError, UnsupportedMediaTypeError
+from atril_common.errors import (
+    INTERNAL_ERROR,
+    AtrilError,
+    InternalError,
+    InvalidInputError,
+    TooLargeError,
+    UnsupportedMediaTypeError,
+)
 from atril_common.lifecycle import Lifecycle
 from atril_common.oip.config_json import message_to_json
 from atril_common.oip.http_codec import HEADER_LENGTH
 from atril_common.oip.http_infer import InferHandler, WireResponse, error_response
 from atril_common.oip.server import ServerMetadata, is_ready
 from atril_common.tensors import TensorSpec
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+logger = logging.getLogger(__name__)
 
 _MODEL = "/v2/models/{model_name}"
 _VERSION = _MODEL + "/versions/{model_version:int}"
@@ -28,24 +40,22 @@ _MAX_CONTROL_BODY_BYTES = 64 * 1024
 def oip_routes(core: InferenceCore, lifecycle: Lifecycle, handler: InferHandler) -> list[Route]:
     """The protocol's routes (H01-H10, H13) over a core."""
     front = _HttpFront(core, lifecycle, handler)
-    per_model = [
-        ("", front.metadata, "GET"),
-        ("/ready", front.model_ready, "GET"),
-        ("/config", front.config, "GET"),
-        ("/infer", front.infer, "POST"),
+    endpoints: list[tuple[str, Endpoint, str]] = [
+        ("/v2/health/live", front.live, "GET"),
+        ("/v2/health/ready", front.ready, "GET"),
+        ("/v2", front.server_metadata, "GET"),
+        ("/v2/", front.server_metadata, "GET"),
+        ("/v2/repository/index", front.index, "POST"),
+        ("/v2/repository/{repository_name}/index", front.index, "POST"),
     ]
-    routes = [
-        Route("/v2/health/live", front.live, methods=["GET"]),
-        Route("/v2/health/ready", front.ready, methods=["GET"]),
-        Route("/v2", front.server_metadata, methods=["GET"]),
-        Route("/v2/", front.server_metadata, methods=["GET"]),
-        Route("/v2/repository/index", front.index, methods=["POST"]),
-        Route("/v2/repository/{repository_name}/index", front.index, methods=["POST"]),
-    ]
-    for suffix, endpoint, method in per_model:
-        for base in (_MODEL, _VERSION):
-            routes.append(Route(base + suffix, _answering(endpoint), methods=[method]))
-    return routes
+    for base in (_MODEL, _VERSION):
+        endpoints += [
+            (base, front.metadata, "GET"),
+            (base + "/ready", front.model_ready, "GET"),
+            (base + "/config", front.config, "GET"),
+            (base + "/infer", front.infer, "POST"),
+        ]
+    return [Route(path, _answering(endpoint), methods=[m]) for path, endpoint, m in endpoints]
 
 
 def create_oip_app(core: InferenceCore, lifecycle: Lifecycle, handler: InferHandler) -> Starlette:
@@ -62,17 +72,17 @@ async def http_exception(_: Request, error: Exception) -> Response:
     return _json({"error": error.detail}, error.status_code, error.headers)
 
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
 def _answering(endpoint: Endpoint) -> Endpoint:
-    """Answer an `AtrilError` with its status and text."""
+    """Answer every error as the protocol tells errors; one that nobody foresaw is logged."""
 
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
         except AtrilError as err:
             return _response(error_response(err))
+        except Exception:
+            logger.exception("request_failed", extra={"path": request.url.path})
+            return _response(error_response(InternalError(INTERNAL_ERROR)))
 
     return answer
 
@@ -106,10 +116,12 @@ class _HttpFront:
         return _json(message_to_json(await self._core.config(*_target(request))))
 
     async def index(self, request: Request) -> Response:
-        try:
-            ready_only = _ready_filter(await _read(request, _MAX_CONTROL_BODY_BYTES) or b"")
-        except AtrilError as err:
-            return _response(error_response(err))
+        body = await _read(request, _MAX_CONTROL_BODY_BYTES)
+        if body is None:
+            raise TooLargeError(
+                f"request body is larger than the limit of {_MAX_CONTROL_BODY_BYTES} bytes"
+            )
+        ready_only = _ready_filter(body)
         entries = await self._core.index(ready_only=ready_only)
         return _json([{k: v for k, v in e._asdict().items() if v} for e in entries])
 

@@ -9,6 +9,7 @@ import orjson
 
 from atril_common.core import InferenceCore, InferResponse
 from atril_common.errors import (
+    INTERNAL_ERROR,
     AtrilError,
     CancelledRequestError,
     InternalError,
@@ -100,7 +101,7 @@ class InferHandler:
     def _failure(self, error: Exception, model_name: str, started_s: float) -> WireResponse:
         if not isinstance(error, AtrilError):
             logger.error("infer_failed", exc_info=error, extra={"model_name": model_name})
-            error = InternalError("internal error; the reason is in the server's log")
+            error = InternalError(INTERNAL_ERROR)
         self._telemetry.observe(METHOD, model_name, error.kind, time.monotonic() - started_s)
         return error_response(error)
 

@@ -41,9 +41,10 @@ _UNBATCHED_CALLS_PER_REPLICA = 64
 class _Route(NamedTuple):
     """What the gateway knows of one model, and the queue before it."""
 
+    metadata: ModelMetadata
+    config: ModelConfig
     validator: RequestValidator
     batcher: DynamicBatcher
-    contract: tuple[bytes, bytes]
     asked_s: float
 
 
@@ -112,7 +113,7 @@ class RemoteCore:
         key = (request.model_name, request.model_version)
         route = self._routes.get(key)
         if route is None:
-            return asyncio.ensure_future(self._infer_on_new_route(request, key))
+            return asyncio.ensure_future(self._infer_on_new_route(request))
         if time.monotonic() - route.asked_s > CONTRACT_TTL_S:
             self._ask(key)  # in the background; this request goes by what is known
         return route.batcher.submit(request, route.validator.check(request))
@@ -128,20 +129,11 @@ class RemoteCore:
 
     async def metadata(self, model_name: str, model_version: str = "") -> ModelMetadata:
         """See `InferenceCore.metadata`."""
-        request = pb.ModelMetadataRequest(name=model_name, version=model_version)
-        answer = await self._rpc("ModelMetadata", request)
-        return ModelMetadata(
-            answer.name,
-            tuple(answer.versions),
-            answer.platform,
-            _specs(answer.inputs),
-            _specs(answer.outputs),
-        )
+        return (await self._route((model_name, model_version))).metadata
 
     async def config(self, model_name: str, model_version: str = "") -> ModelConfig:
         """See `InferenceCore.config`."""
-        request = pb.ModelConfigRequest(name=model_name, version=model_version)
-        return (await self._rpc("ModelConfig", request)).config
+        return (await self._route((model_name, model_version))).config
 
     async def index(self, *, ready_only: bool = False) -> list[ModelIndexEntry]:
         """See `InferenceCore.index`; as one replica tells it."""
@@ -151,11 +143,16 @@ class RemoteCore:
     async def _rpc(self, method: str, request: Any) -> Any:
         return await self._replicas.call(method, request, self._timeout_s)
 
-    async def _infer_on_new_route(
-        self, request: InferRequest, key: tuple[str, str]
-    ) -> InferResponse:
-        route = await asyncio.shield(self._ask(key))
+    async def _infer_on_new_route(self, request: InferRequest) -> InferResponse:
+        route = await self._route((request.model_name, request.model_version))
         return await route.batcher.submit(request, route.validator.check(request))
+
+    async def _route(self, key: tuple[str, str]) -> _Route:
+        """What is known of a model, asked for anew if it is older than `CONTRACT_TTL_S`."""
+        route = self._routes.get(key)
+        if route is None or time.monotonic() - route.asked_s > CONTRACT_TTL_S:
+            route = await asyncio.shield(self._ask(key))
+        return route
 
     def _ask(self, key: tuple[str, str]) -> "asyncio.Task[_Route]":
         """Ask a replica for a model's contract, once however many requests wait for it."""
@@ -172,22 +169,28 @@ class RemoteCore:
             self._routes.pop(key, None)
 
     async def _learn(self, key: tuple[str, str]) -> _Route:
-        metadata, config = await asyncio.gather(self.metadata(*key), self.config(*key))
-        contract = (repr(metadata).encode(), config.SerializeToString(deterministic=True))
+        name, version = key
+        answer, config = await asyncio.gather(
+            self._rpc("ModelMetadata", pb.ModelMetadataRequest(name=name, version=version)),
+            self._rpc("ModelConfig", pb.ModelConfigRequest(name=name, version=version)),
+        )
+        metadata = ModelMetadata(
+            answer.name,
+            tuple(answer.versions),
+            answer.platform,
+            _specs(answer.inputs),
+            _specs(answer.outputs),
+        )
         known = self._routes.get(key)
-        if known is not None and known.contract == contract:
+        if known is not None and (known.metadata, known.config) == (metadata, config.config):
             route = known._replace(asked_s=time.monotonic())
         else:
-            route = self._create_route(key, metadata, config, contract)
+            route = self._create_route(key, metadata, config.config)
         self._routes[key] = route
         return route
 
     def _create_route(
-        self,
-        key: tuple[str, str],
-        metadata: ModelMetadata,
-        config: ModelConfig,
-        contract: tuple[bytes, bytes],
+        self, key: tuple[str, str], metadata: ModelMetadata, config: ModelConfig
     ) -> _Route:
         calls = CALLS_PER_REPLICA if config.max_batch_size else _UNBATCHED_CALLS_PER_REPLICA
         policy = BatchPolicy(
@@ -196,22 +199,15 @@ class RemoteCore:
             max_queue_size=MAX_QUEUE_SIZE,
             concurrency=calls * self._replica_count,
         )
-        return _Route(
-            RequestValidator(
-                metadata.name,
-                metadata.inputs,
-                [spec.name for spec in metadata.outputs],
-                config.max_batch_size,
-            ),
-            DynamicBatcher(
-                metadata.name,
-                _RemoteModel(self._replicas, *key, self._timeout_s),
-                policy,
-                _Unobserved(),
-            ),
-            contract,
-            time.monotonic(),
+        validator = RequestValidator(
+            metadata.name,
+            metadata.inputs,
+            [spec.name for spec in metadata.outputs],
+            config.max_batch_size,
         )
+        model = _RemoteModel(self._replicas, *key, self._timeout_s)
+        batcher = DynamicBatcher(metadata.name, model, policy, _Unobserved())
+        return _Route(metadata, config, validator, batcher, time.monotonic())
 
 
 def _specs(tensors: Any) -> tuple[TensorSpec, ...]:
