@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from atril_common.core import InferenceCore
 from atril_common.telemetry import Telemetry
@@ -18,7 +19,9 @@ from atril_gateway.settings import GatewaySettings
 
 def create_app(core: InferenceCore, settings: GatewaySettings, telemetry: Telemetry) -> FastAPI:
     """Build the app: the task API under `/v1`, its documentation under `/docs`."""
-    app = FastAPI(
+    # The documentation page must not need another site to be readable.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Atril",
         version=version("atril"),
         description="Deep-learning models, called by what they do: pictures in, labels out.",
