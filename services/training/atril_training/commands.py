@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from atril_common.errors import AtrilError, NotFoundError
+from atril_common.repository import list_versions
 from atril_training.datasets import DATASETS, FileSource, file_source
 from atril_training.pipeline import PublishedModel, train_and_publish
 from atril_training.progress import training_progress
@@ -35,6 +36,9 @@ def train(  # noqa: PLR0913 - typer reads the options off the signature
     min_accuracy: Annotated[
         float | None, typer.Option(max=1.0, help="Raise the recipe's bar of test accuracy.")
     ] = None,
+    if_missing: Annotated[
+        bool, typer.Option(help="Do nothing if the repository has a version of the model.")
+    ] = False,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -45,35 +49,21 @@ def train(  # noqa: PLR0913 - typer reads the options off the signature
 ) -> None:
     """Train an architecture, prove its export, and publish it as the next version of a model."""
     recipe = _adapt(_recipe(architecture, dataset), seed, epochs, min_accuracy)
+    model_name = name or architecture
+    if if_missing and (versions := list_versions(repository, model_name)):
+        typer.echo(f"{repository} has {model_name} version {versions[-1]}: nothing to do")
+        return
     try:
         published = _train_with_progress(
             recipe,
             repository=repository,
-            model_name=name or architecture,
+            model_name=model_name,
             source=file_source(data_dir),
         )
     except AtrilError as err:
         typer.echo(f"atril train: {err}", err=True)
         raise typer.Exit(1) from err
     typer.echo(_summary(published))
-
-
-def train_default(repository: Path) -> Path:
-    """Train and publish the default model, LeNet-5 on the bundled digits, showing progress.
-
-    Returns:
-        The folder of the published version.
-
-    Raises:
-        RefusedError: the model missed its bar or does not fit what is in the repository.
-    """
-    published = _train_with_progress(
-        DEFAULT_RECIPE,
-        repository=repository,
-        model_name=DEFAULT_RECIPE.architecture,
-        source=file_source(None),
-    )
-    return published.path
 
 
 def _recipe(architecture: str, dataset: str) -> Recipe:

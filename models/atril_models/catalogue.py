@@ -1,0 +1,69 @@
+"""The catalogue: every architecture of the lectures by name.
+
+A family's module lists its own entries (`lenet.ARCHITECTURES`); this module puts the lists
+together, so that adding an architecture is one entry, and adding a family one line here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch import nn
+
+from atril_models import lenet
+from atril_models.architecture import Architecture
+
+
+class DuplicateArchitectureError(ValueError):
+    """Two entries have the same name."""
+
+
+class UnknownArchitectureError(LookupError):
+    """No entry has this name; the text lists those that exist."""
+
+
+class Catalogue(Mapping[str, Architecture]):
+    """Architectures by name, in the order in which they were given; it never changes.
+
+    Raises:
+        DuplicateArchitectureError: two entries have the same name.
+    """
+
+    def __init__(self, entries: Iterable[Architecture]) -> None:
+        self._entries: dict[str, Architecture] = {}
+        for entry in entries:
+            if entry.name in self._entries:
+                raise DuplicateArchitectureError(f"architecture '{entry.name}' is listed twice")
+            self._entries[entry.name] = entry
+
+    def __getitem__(self, name: str) -> Architecture:
+        """The entry of this name.
+
+        Raises:
+            UnknownArchitectureError: there is none.
+        """
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownArchitectureError(
+                f"unknown architecture '{name}': expected one of {', '.join(self._entries)}"
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+CATALOGUE = Catalogue([*lenet.ARCHITECTURES])
+
+
+def create_model(name: str) -> nn.Module:
+    """A freshly initialised module, its weights drawn from torch's default generator.
+
+    Raises:
+        UnknownArchitectureError: no architecture has this name.
+    """
+    return CATALOGUE[name].build()
