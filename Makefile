@@ -42,6 +42,9 @@ proto-check: proto
 bench: install ## serve LeNet-5 and measure it beside the bare ONNX Runtime loop
 	$(BIN)/python -m benchmarks.serving
 
+smoke: ## start docker-compose.yml for real, ask it, break it (needs a docker engine)
+	deploy/ci/compose-smoke.sh
+
 up: ## build and start docker-compose
 	docker compose up --build --detach --wait
 
@@ -54,4 +57,4 @@ lock: ## write the installed versions to constraints.txt
 clean: ## remove what was built
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help install run test lint fmt proto proto-check bench up down lock clean
+.PHONY: help install run test lint fmt proto proto-check bench smoke up down lock clean

@@ -2,12 +2,31 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+if (
+    str(ROOT) not in sys.path
+):  # pytest's importlib mode leaves it to us to make tests.support importable
+    sys.path.insert(0, str(ROOT))
+
+
+# A machine that is busy with something else is no reason to fail.
+settings.register_profile("atril", deadline=None)
+settings.load_profile("atril")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The conformance tests can be pointed at a server that is already running."""
+    group = parser.getgroup("conformance", "the server that the conformance tests run against")
+    group.addoption("--oip-http", metavar="URL", help="base URL of its HTTP port")
+    group.addoption("--oip-grpc", metavar="ADDRESS", help="host:port of its gRPC port")
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +37,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference texts and real data sets beside the repository; skips where there is none."""
+    """The folder of reference texts and real data sets beside the repository; may skip."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip("no shared/ folder with the real data sets beside the repository")
@@ -37,5 +56,5 @@ def _require_tool(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def require_tool() -> Callable[[str], str]:
-    """Path of a system tool; without it the test is skipped, or fails under ATRIL_REQUIRE_TOOLS=1."""
+    """Path of a system tool; without it a test skips, or fails under ATRIL_REQUIRE_TOOLS=1."""
     return _require_tool

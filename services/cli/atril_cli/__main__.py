@@ -5,16 +5,17 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from atril_cli.example import classify_curl
-from atril_cli.serve import serve_embedded
 from atril_common.errors import AtrilError
 from atril_common.repository import list_models
-from atril_common.serving import Ports
+
+if TYPE_CHECKING:
+    from atril_common.serving import Ports
 
 COMMANDS = "atril.commands"
 """Entry point group in which services offer commands."""
@@ -48,6 +49,9 @@ def run(repository: Repository = DEFAULT_REPOSITORY) -> None:
 
 
 def _serve(repository: Path) -> None:
+    # Imported here so that `atril train` runs where only training is installed.
+    from atril_cli.serve import serve_embedded
+
     try:
         serve_embedded(repository, lambda ports: _print_usage(repository, ports))
     except AtrilError as err:
@@ -55,7 +59,7 @@ def _serve(repository: Path) -> None:
         raise typer.Exit(1) from err
 
 
-def _print_usage(repository: Path, ports: Ports) -> None:
+def _print_usage(repository: Path, ports: "Ports") -> None:
     host = "localhost" if ports.host in ("127.0.0.1", "0.0.0.0", "::1", "::") else ports.host
     base = f"http://{host}:{ports.http}"
     models = list_models(repository)
