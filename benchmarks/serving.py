@@ -1,6 +1,6 @@
 """How fast LeNet-5 is served, beside the bare ONNX Runtime loop.
 
-    python -m benchmarks.serving [--repository PATH] [--seconds N] [--json FILE]
+    python -m benchmarks.serving [--repository PATH] [--seconds N] [--triton VENV] [--json FILE]
 
 The server is pinned to one core and h2load to another; ONNX Runtime has one thread. Answers are
 checked before anything is measured. Figures of different machines cannot be compared: compare
@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.load import measure
 from benchmarks.requests import Addresses, Digit, check_answers, digit, newest, targets
 from benchmarks.servers import embedded
+from benchmarks.triton_front import triton_front
 
 SERVER_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = (1, 16, 64)
@@ -86,6 +87,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repository", type=Path, default=_ROOT / "model_repository")
     parser.add_argument("--seconds", type=int, default=5, help="for each measurement")
+    parser.add_argument(
+        "--triton", type=Path, help="measure Triton too: see benchmarks/triton_front.py"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     arguments = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
@@ -102,6 +106,10 @@ def main() -> None:
     sent = digit(arguments.repository, _PICTURE)
     with embedded(arguments.repository, SERVER_CORE) as addresses:
         report["measurements"] = measure_server("embedded", addresses, sent, arguments.seconds)
+    if arguments.triton:
+        model = newest(arguments.repository).resolve()
+        with triton_front(arguments.triton.resolve(), model, SERVER_CORE) as addresses:
+            report["measurements"] += measure_server("triton", addresses, sent, arguments.seconds)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -75,6 +75,8 @@ class OnnxSession:
                 f"device '{options.device}' was asked for, but onnxruntime {ort.__version__} has "
                 f"no {wanted} here; it has {', '.join(ort.get_available_providers())}"
             )
+        if options.device == "cuda":
+            ort.preload_dlls()  # from the wheels of CUDA and cuDNN, where the system has none
         session_options = ort.SessionOptions()
         session_options.intra_op_num_threads = options.intra_op_threads
         session_options.inter_op_num_threads = 1
