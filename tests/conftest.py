@@ -11,11 +11,9 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 
-if (
-    str(ROOT) not in sys.path
-):  # pytest's importlib mode leaves it to us to make tests.support importable
+# pytest's importlib mode leaves it to us to make tests.support importable.
+if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
-
 
 # A machine that is busy with something else is no reason to fail.
 settings.register_profile("atril", deadline=None)

@@ -90,7 +90,7 @@ class BatchPolicy(NamedTuple):
 class _Waiting(NamedTuple):
     request: InferRequest
     rows: int
-    signature: tuple[tuple[int, ...], ...]
+    signature: tuple[tuple[str, tuple[int, ...]], ...]
     future: asyncio.Future[InferResponse]
     enqueued_ns: int
 
@@ -140,6 +140,8 @@ class DynamicBatcher:
                 f"model '{self._model_name}' is not at ready state: it is unloading"
             )
         if len(self._queue) >= self._policy.max_queue_size:
+            self._forget_cancelled()
+        if len(self._queue) >= self._policy.max_queue_size:
             error = OverloadedError(
                 f"Exceeds maximum queue size: {self._policy.max_queue_size} requests wait for "
                 f"model '{self._model_name}'"
@@ -147,7 +149,7 @@ class DynamicBatcher:
             self._observer.failed(1, error)
             raise error
         future: asyncio.Future[InferResponse] = self._loop.create_future()
-        signature = tuple([tensor.shape[1:] for tensor in request.inputs.values()])
+        signature = tuple([(name, tensor.shape[1:]) for name, tensor in request.inputs.items()])
         self._queue.append(_Waiting(request, rows, signature, future, time.monotonic_ns()))
         self._rows += rows
         if self._running < self._policy.concurrency:
@@ -228,21 +230,30 @@ class DynamicBatcher:
             return True
         return False
 
+    def _forget_cancelled(self) -> None:
+        """Give the places of callers who left to others."""
+        alive = [waiting for waiting in self._queue if not waiting.future.cancelled()]
+        gone = len(self._queue) - len(alive)
+        if gone:
+            self._observer.cancelled(gone)
+            self._queue = deque(alive)
+            self._rows = sum(waiting.rows for waiting in alive)
+
     def _run(self, batch: list[_Waiting]) -> None:
         started_ns = time.monotonic_ns()
         first = batch[0].request
         outputs = first.outputs
         if any(w.request.outputs != outputs for w in batch):
             outputs = ()
-        if len(batch) == 1:
-            inputs = first.inputs
-        else:
-            inputs = {
-                name: np.concatenate([w.request.inputs[name] for w in batch])
-                for name in first.inputs
-            }
-        infer_ns = time.monotonic_ns()
         try:
+            if len(batch) == 1:
+                inputs = first.inputs
+            else:
+                inputs = {
+                    name: np.concatenate([w.request.inputs[name] for w in batch])
+                    for name in first.inputs
+                }
+            infer_ns = time.monotonic_ns()
             result = self._executor.execute(inputs, outputs)
         except Exception as err:  # noqa: BLE001  # logged in _as_atril_error, and answered
             self._fail(batch, _as_atril_error(err))
@@ -285,6 +296,13 @@ class DynamicBatcher:
             error = InternalError(
                 f"output '{short}' of model '{self._model_name}' does not have one row for each "
                 f"row of the batch, so the model cannot be batched"
+            )
+            self._fail(batch, error)
+            return
+        missing = {n for w in batch for n in w.request.outputs if n not in outputs}
+        if missing:
+            error = InternalError(
+                f"model '{self._model_name}' did not answer output {sorted(missing)}"
             )
             self._fail(batch, error)
             return

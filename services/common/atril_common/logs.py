@@ -1,5 +1,6 @@
 """Structured logs: one JSON object a line on standard error."""
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -24,7 +25,10 @@ class JsonFormatter(logging.Formatter):
         line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # an integer over 64 bits, a lone surrogate: slower, but it writes them
+            return json.dumps(line, default=str)
 
 
 def configure_logging(level: str = "INFO") -> None:

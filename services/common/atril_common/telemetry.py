@@ -17,6 +17,18 @@ _LATENCY_BUCKETS_S = (
 )  # fmt: skip
 
 
+_BEFORE_THE_MODEL = frozenset(
+    {
+        ErrorKind.INVALID_INPUT,
+        ErrorKind.TOO_LARGE,
+        ErrorKind.UNSUPPORTED_MEDIA_TYPE,
+        ErrorKind.UPSTREAM_UNAVAILABLE,
+        ErrorKind.DEADLINE_EXCEEDED,
+    }
+)
+"""Kinds that may be told before anybody has looked whether the model exists."""
+
+
 class Telemetry(Collector):
     """Counts and times requests by method, model and outcome.
 
@@ -26,13 +38,18 @@ class Telemetry(Collector):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._models: set[str] = set()
         self._outcomes: dict[tuple[str, str, ErrorKind | None], int] = {}
         self._durations: dict[tuple[str, str], Histogram] = {}
         self.registry.register(self)
 
     def observe(self, method: str, model: str, kind: ErrorKind | None, duration_s: float) -> None:
         """Record one request; `kind` is None for a good answer."""
-        if kind is ErrorKind.NOT_FOUND:
+        if kind is None:
+            self._models.add(model)
+        elif kind is ErrorKind.NOT_FOUND or (
+            kind in _BEFORE_THE_MODEL and model not in self._models
+        ):
             model = UNKNOWN_MODEL
         outcome = (method, model, kind)
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1

@@ -88,7 +88,20 @@ def tensor_from_bytes(
             f"unexpected size for input '{name}': shape {list(shape)} of {datatype} needs "
             f"{expected} bytes, got {len(raw)}"
         )
-    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+    return shaped(np.frombuffer(raw, dtype=dtype), shape, name=name)
+
+
+def shaped(tensor: Tensor, shape: tuple[int, ...], *, name: str) -> Tensor:
+    """The tensor in a shape of as many elements.
+
+    Raises:
+        InvalidInputError: no tensor can have that shape (too many dimensions, or a product of the
+            others beside a zero that overflows).
+    """
+    try:
+        return tensor.reshape(shape)
+    except ValueError as err:
+        raise InvalidInputError(f"shape of input '{name}' is not possible: {err}") from None
 
 
 def tensor_to_bytes(tensor: Tensor) -> bytes:
@@ -127,4 +140,4 @@ def _strings_from_bytes(raw: bytes | memoryview, shape: tuple[int, ...], *, name
         )
     tensor = np.empty(len(elements), dtype=object)
     tensor[:] = elements
-    return tensor.reshape(shape)
+    return shaped(tensor, shape, name=name)

@@ -22,6 +22,7 @@ def create_app(core: InferenceCore, settings: GatewaySettings, telemetry: Teleme
     # The documentation page must not need another site to be readable.
     app = FastAPIOffline(
         redoc_url=None,
+        redirect_slashes=False,
         title="Atril",
         version=version("atril"),
         description="Deep-learning models, called by what they do: pictures in, labels out.",

@@ -62,13 +62,14 @@ class Engine:
 
     def entries(self) -> list[ModelIndexEntry]:
         """The repository index."""
-        return [self._index[key] for key in sorted(self._index)]
+        return sorted(self._index.values(), key=lambda e: (e.name, int(e.version or 0)))
 
     def infer(self, request: InferRequest) -> asyncio.Future[InferResponse]:
         """See `InferenceCore.infer`."""
         model = self._find(request.model_name, request.model_version)
         try:
             rows = model.validator.check(request)
+            model.check_strings(request)
         except InvalidInputError as err:
             model.statistics.failed(1, err)
             raise
@@ -147,6 +148,10 @@ class Engine:
                 )
             except (NotReadyError, OSError) as err:
                 self._note(name, str(version), UNAVAILABLE, str(err))
+                continue
+            except Exception as err:
+                logger.exception("load_failed", extra={"model_name": name})
+                self._note(name, str(version), UNAVAILABLE, f"cannot be loaded: {err!r}")
                 continue
             model = ServedModel(loaded, self._max_queue_size)
             self._models.setdefault(name, {})[model.version] = model

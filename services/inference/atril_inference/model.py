@@ -8,8 +8,8 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.batching import BatchPolicy, DynamicBatcher
-from atril_common.core import ModelMetadata
-from atril_common.errors import NotReadyError
+from atril_common.core import InferRequest, ModelMetadata
+from atril_common.errors import InvalidInputError, NotReadyError
 from atril_common.repository import MODEL_FILE
 from atril_common.tensors import TensorSpec
 from atril_common.validation import RequestValidator
@@ -45,6 +45,8 @@ def load_version(
         raise NotReadyError(
             f"backend '{config.backend}' / platform '{config.platform}' is not one this server runs"
         )
+    if config.max_batch_size < 0:
+        raise NotReadyError(f"max_batch_size must not be negative, got {config.max_batch_size}")
     path = folder / str(version) / (config.default_model_filename or MODEL_FILE)
     if not path.is_file():
         raise NotReadyError(f"version {version} has no {path.name}")
@@ -75,12 +77,28 @@ class ServedModel:
             config.max_batch_size,
         )
         self._session = loaded.session
+        self._string_inputs = [s.name for s in loaded.inputs if s.datatype == "BYTES"]
         self.batcher = DynamicBatcher(
             config.name,
             loaded.session,
             batch_policy(config, max_queue_size),
             self.statistics,
         )
+
+    def check_strings(self, request: InferRequest) -> None:
+        """ONNX Runtime holds strings as UTF-8 and nothing else.
+
+        Raises:
+            InvalidInputError: a BYTES input holds other bytes; the text names it.
+        """
+        for name in self._string_inputs:
+            try:
+                for element in request.inputs[name].ravel():
+                    element.decode()
+            except UnicodeDecodeError as err:
+                raise InvalidInputError(
+                    f"input '{name}' of model '{self.config.name}' must be UTF-8: {err}"
+                ) from None
 
     async def close(self) -> None:
         """Answer what was accepted, then let the session go."""

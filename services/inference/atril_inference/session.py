@@ -7,16 +7,17 @@ in a thread of its own, so that the loop goes on reading requests meanwhile.
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 
 from atril_common.batching import BatchResult, Tensors
 from atril_common.errors import InternalError, InvalidInputError, NotReadyError
-from atril_common.tensors import DTYPES, TensorSpec
+from atril_common.tensors import DTYPES, Tensor, TensorSpec
 
 INLINE_BUDGET_S = 0.005
 
@@ -58,6 +59,8 @@ class OnnxSession:
         self.inputs = _specs(session.get_inputs())
         self.outputs = _specs(session.get_outputs())
         self._output_names = tuple(spec.name for spec in self.outputs)
+        self._string_inputs = [s.name for s in self.inputs if s.datatype == "BYTES"]
+        self._string_outputs = {s.name for s in self.outputs if s.datatype == "BYTES"}
         self._thread: ThreadPoolExecutor | None = None
 
     @classmethod
@@ -80,7 +83,7 @@ class OnnxSession:
         session_options = ort.SessionOptions()
         session_options.intra_op_num_threads = options.intra_op_threads
         session_options.inter_op_num_threads = 1
-        session_options.log_severity_level = 3
+        session_options.log_severity_level = 4  # its errors are raised, and logged by us
         # Threads that spin while idle would take the core from the server itself.
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -145,10 +148,23 @@ class OnnxSession:
     def _run(self, inputs: Tensors, outputs: tuple[str, ...]) -> BatchResult:
         names = outputs or self._output_names
         try:
+            if self._string_inputs:
+                texts = {n: _each(bytes.decode, inputs[n]) for n in self._string_inputs}
+                inputs = {**inputs, **texts}
             values = self._session.run(names, inputs)
         except Exception as err:
             raise InternalError(f"onnxruntime failed: {_first_line(err)}") from err
-        return BatchResult(dict(zip(names, values, strict=True)), self._model_version)
+        answer = dict(zip(names, values, strict=True))
+        for name in self._string_outputs.intersection(names):
+            answer[name] = _each(str.encode, answer[name])
+        return BatchResult(answer, self._model_version)
+
+
+def _each(convert: Callable[[Any], Any], tensor: Tensor) -> Tensor:
+    """ONNX Runtime's strings are text in Python, the protocol's are bytes."""
+    result = np.empty(tensor.size, dtype=object)
+    result[:] = [convert(element) for element in tensor.ravel()]
+    return result.reshape(tensor.shape)
 
 
 def _specs(nodes: list[ort.NodeArg]) -> tuple[TensorSpec, ...]:

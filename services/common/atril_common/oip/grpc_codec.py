@@ -12,6 +12,7 @@ from atril_common.tensors import (
     Tensor,
     dtype_of,
     element_count,
+    shaped,
     tensor_from_bytes,
     tensor_to_bytes,
 )
@@ -64,6 +65,8 @@ def decode_request(message: Any) -> InferRequest:
             )
         inputs[name] = tensor_from_bytes(raw[position], tensor.datatype, shape, name=name)
     outputs = tuple([output.name for output in message.outputs])
+    if len(outputs) > 1 and len(set(outputs)) < len(outputs):
+        raise InvalidInputError(f"an output is requested twice: {list(outputs)}")
     return InferRequest(message.model_name, inputs, message.model_version, outputs)
 
 
@@ -102,7 +105,7 @@ def _from_contents(tensor: Any, shape: tuple[int, ...]) -> Tensor:
         raise InvalidInputError(
             f"input '{name}': a value is beyond the range of {datatype}"
         ) from None
-    return result.reshape(shape)
+    return shaped(result, shape, name=name)
 
 
 def encode_request(request: InferRequest) -> Any:

@@ -1,8 +1,8 @@
 """The Open Inference Protocol over HTTP: the routes, for any ASGI app with an `InferenceCore`."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -33,7 +33,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 logger = logging.getLogger(__name__)
 
 _MODEL = "/v2/models/{model_name}"
-_VERSION = _MODEL + "/versions/{model_version:int}"
+_VERSION = _MODEL + "/versions/{model_version}"
 _MAX_CONTROL_BODY_BYTES = 64 * 1024
 
 
@@ -60,10 +60,12 @@ def oip_routes(core: InferenceCore, lifecycle: Lifecycle, handler: InferHandler)
 
 def create_oip_app(core: InferenceCore, lifecycle: Lifecycle, handler: InferHandler) -> Starlette:
     """An app that serves nothing but the protocol."""
-    return Starlette(
+    app = Starlette(
         routes=oip_routes(core, lifecycle, handler),
         exception_handlers={HTTPException: http_exception},
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 async def http_exception(_: Request, error: Exception) -> Response:
@@ -80,6 +82,8 @@ def _answering(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except AtrilError as err:
             return _response(error_response(err))
+        except HTTPException:
+            raise
         except Exception:
             logger.exception("request_failed", extra={"path": request.url.path})
             return _response(error_response(InternalError(INTERNAL_ERROR)))
@@ -139,14 +143,26 @@ class _HttpFront:
         )
         if isinstance(begun, WireResponse):
             return _response(begun)
-        with suppress(AtrilError):  # `finish` reads it from the future
-            await begun.future
+        await _done_or_left(begun.future, request)
         return _response(self._handler.finish(begun))
 
 
+async def _done_or_left(future: asyncio.Future[Any], request: Request) -> None:
+    """Wait for the answer; a caller who goes away cancels it."""
+    leaving = asyncio.ensure_future(request.receive())  # after the body: http.disconnect
+    try:
+        await asyncio.wait((future, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        future.cancel()  # does nothing to a future that is done
+        leaving.cancel()
+
+
 def _target(request: Request) -> tuple[str, str]:
-    version = request.path_params.get("model_version")
-    return request.path_params["model_name"], "" if version is None else str(version)
+    """Model and version of the path; a version that is not digits is no route (H05)."""
+    version = request.path_params.get("model_version", "")
+    if version and not (version.isascii() and version.isdigit()):
+        raise HTTPException(404)
+    return request.path_params["model_name"], version
 
 
 async def _read(request: Request, limit: int) -> bytes | None:

@@ -117,7 +117,8 @@ def error_response(error: AtrilError) -> WireResponse:
 
 
 def _header_length(value: bytes) -> int:
-    if not value.isdigit() or len(value) > 12:
+    digits = value.removeprefix(b"-")
+    if not digits.isdigit() or len(digits) > 40:
         raise InvalidInputError(
             f"Inference-Header-Content-Length must be a non-negative integer, got '{value[:40]!r}'"
         )

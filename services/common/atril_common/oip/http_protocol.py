@@ -9,6 +9,7 @@ ASGI app, where `atril_common.oip.http` answers the same route through the same 
 import re
 from typing import Any
 
+import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from atril_common.oip.http_codec import HEADER_LENGTH
@@ -60,6 +61,9 @@ class InferProtocol(HttpToolsProtocol):
         super().__init__(**uvicorn)
         self._handler = handler
         self._header_bytes = 0
+        self._head_bytes = 0
+        self._in_head = False
+        self._waiting: _Exchange | None = None
         self._route_url = b""
         self._route: tuple[str, str] | None = None
 
@@ -69,6 +73,41 @@ class InferProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._header_bytes = 0
+        self._in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, unless what it is fed is a head without an end."""
+        was_in_head = self._in_head
+        super().data_received(data)
+        if not self._in_head or self.transport.is_closing():
+            return
+        if was_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEADER_BYTES:
+                self.send_400_response("request head over the limit")
+        else:
+            self._head_bytes = 0
+
+    def send_400_response(self, msg: str) -> None:
+        """Tell what is not HTTP as the protocol tells errors, and close."""
+        body = orjson.dumps({"error": msg})
+        self.transport.write(
+            b"".join(
+                (
+                    STATUS_LINE[400],
+                    b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
+                    b"connection: close\r\n\r\n",
+                    body,
+                )
+            )
+        )
+        self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """Start what waits behind; a client that does not read is still not read from."""
+        super().on_response_complete()
+        if self.flow.write_paused:
+            self.flow.pause_reading()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header line, within the limit."""
@@ -82,6 +121,7 @@ class InferProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Choose the request's way."""
+        self._in_head = False
         exchange = self._fast_exchange()
         if exchange is not None:
             self.cycle = exchange  # type: ignore[assignment]  # stands in for uvicorn's cycle
@@ -117,13 +157,15 @@ class InferProtocol(HttpToolsProtocol):
             self._answer(exchange, begun)
             return
         exchange.accepted = begun
+        self._waiting = exchange
         begun.future.add_done_callback(lambda _: self._finish(exchange, begun))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop the request of a caller who went away, if it has not been run."""
-        exchange: object = self.cycle
         super().connection_lost(exc)
-        if isinstance(exchange, _Exchange) and exchange.accepted is not None:
+        exchange = self._waiting
+        if exchange is not None and exchange.accepted is not None:
+            exchange.disconnected = True
             exchange.accepted.future.cancel()
 
     def pause_writing(self) -> None:
@@ -163,6 +205,7 @@ class InferProtocol(HttpToolsProtocol):
         return _Exchange(self._route, int(length), headers.get(HEADER_LENGTH), keep_alive)
 
     def _finish(self, exchange: _Exchange, accepted: Accepted) -> None:
+        self._waiting = None
         if not exchange.disconnected:
             self._answer(exchange, self._handler.finish(accepted))
 

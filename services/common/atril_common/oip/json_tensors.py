@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from atril_common.errors import InvalidInputError, sample
-from atril_common.tensors import DATATYPES, Tensor, dtype_of, element_count
+from atril_common.tensors import DATATYPES, Tensor, dtype_of, element_count, shaped
 
 _MAX_DEPTH = 32
 _ACCEPTED_KINDS = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}
@@ -40,7 +40,7 @@ def tensor_from_json(data: object, datatype: str, shape: tuple[int, ...], name: 
             f"Shape does not match true shape of 'data' field of input '{name}': shape "
             f"{list(shape)} has {element_count(shape)} elements, 'data' has {tensor.size}"
         )
-    return tensor.reshape(shape)
+    return shaped(tensor, shape, name=name)
 
 
 def json_from_tensor(tensor: Tensor, name: str) -> object:
@@ -102,21 +102,30 @@ def _converted(data: list[Any], dtype: np.dtype[Any], name: str) -> Tensor:
         ) from None
     if not values.size:
         return values.astype(dtype)
+    if dtype.kind in "iu" and values.dtype.kind == "f":
+        # Integers on both sides of 2**63 make numpy take floats, which lose digits.
+        exact = np.array(data, dtype=object)
+        if all(type(value) is int for value in exact.ravel()):
+            return _within(exact, dtype, name)
     if values.dtype.kind not in _ACCEPTED_KINDS[dtype.kind] or values.ndim > _MAX_DEPTH:
         raise InvalidInputError(
             f"Unable to parse 'data' of input '{name}': expected values of {DATATYPES[dtype]}, got "
             f"{sample(data)}"
         )
     if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if int(values.min()) < limits.min or int(values.max()) > limits.max:
-            raise InvalidInputError(
-                f"Unable to parse 'data' of input '{name}': values must be {limits.min} … "
-                f"{limits.max} for {DATATYPES[dtype]}"
-            )
-        return values.astype(dtype)
+        return _within(values, dtype, name)
     with np.errstate(over="ignore"):
         return values.astype(dtype)
+
+
+def _within(values: Tensor, dtype: np.dtype[Any], name: str) -> Tensor:
+    limits = np.iinfo(dtype)
+    if int(values.min()) < limits.min or int(values.max()) > limits.max:
+        raise InvalidInputError(
+            f"Unable to parse 'data' of input '{name}': values must be {limits.min} … "
+            f"{limits.max} for {DATATYPES[dtype]}"
+        )
+    return values.astype(dtype)
 
 
 def _strings(data: list[Any], name: str) -> Tensor:

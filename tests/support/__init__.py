@@ -1,0 +1,1 @@
+"""What the tests share: tiny models, repositories of them, servers as processes, and clients."""
