@@ -52,7 +52,9 @@ down: ## stop docker-compose
 	docker compose down
 
 lock: ## write the installed versions to constraints.txt
-	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	@sed -n '/^#/p' constraints.txt > constraints.new
+	$(BIN)/pip freeze --all --exclude-editable | sed 's/+cpu$$//' | sort -f >> constraints.new
+	@mv constraints.new constraints.txt
 
 clean: ## remove what was built
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,12 +1,13 @@
-"""The real inference service as a process of its own."""
+"""The real servers, each a process of its own."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.waiting import wait_until
 
-_START_S = 60.0
+_PRINTED = {"OIP, HTTP": "http", "OIP, gRPC": "grpc", "Metrics": "metrics"}
+_START_S = 240.0
 _STOP_S = 20.0
 
 
@@ -40,26 +42,22 @@ class Metrics:
         return float(found[0])
 
 
-class InferenceProcess:
-    """A running `python -m atril_inference`, the ports it took and the log lines it wrote."""
+class ServerProcess:
+    """A server as a process of its own: the ports it took and the lines it wrote.
 
-    def __init__(self, repository: Path, settings: dict[str, object] | None = None) -> None:
-        given = {
-            "model_repository": repository,
-            "http_port": 0,
-            "grpc_port": 0,
-            "metrics_port": 0,
-            "intra_op_threads": 1,
-            "drain_s": 0,
-        }
-        given.update(settings or {})
+    Args:
+        arguments: after `python -m`.
+        settings: environment variables; others that begin with ATRIL_ are taken away.
+    """
+
+    def __init__(self, arguments: list[str], settings: dict[str, object]) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ATRIL_")}
-        environment.update({f"ATRIL_INFERENCE_{k.upper()}": str(v) for k, v in given.items()})
+        environment.update({name: str(value) for name, value in settings.items()})
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "atril_inference"],
+            [sys.executable, "-m", *arguments],
             env=environment,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
             text=True,
         )
         self.lines: list[str] = []
@@ -69,8 +67,8 @@ class InferenceProcess:
         self._reader.start()
 
     @property
-    def stderr(self) -> str:
-        """Everything it has written to standard error so far."""
+    def output(self) -> str:
+        """Everything it has written so far."""
         return "".join(self.lines)
 
     @property
@@ -101,13 +99,13 @@ class InferenceProcess:
         """A port in force, from the line that the process logs once it listens."""
         self._spoke.wait(_START_S)
         if name not in self._ports:
-            raise RuntimeError(f"the inference service did not start:\n{self.stderr}")
+            raise RuntimeError(f"it did not start:\n{self.output}")
         return self._ports[name]
 
     def wait_ready(self) -> None:
         """Wait for readiness over HTTP."""
         url = f"{self.http_url}/v2/health/ready"
-        wait_until(lambda: self._answers(url), "readiness", deadline_s=_START_S, report=self.stderr)
+        wait_until(lambda: self._answers(url), "readiness", deadline_s=_START_S, report=self.output)
 
     def wait_loaded(self, *versions: tuple[str, str]) -> None:
         """Wait until each (model, version) is in the index and no longer loading, ready or not."""
@@ -120,7 +118,7 @@ class InferenceProcess:
             }
             return done.issuperset(versions)
 
-        wait_until(loaded, f"{versions}", deadline_s=_START_S, report=self.stderr)
+        wait_until(loaded, f"{versions}", deadline_s=_START_S, report=self.output)
 
     def exit_status(self, deadline_s: float = _STOP_S) -> int:
         """Wait for the process to end; its exit status."""
@@ -141,24 +139,62 @@ class InferenceProcess:
 
     def _answers(self, url: str) -> bool:
         if self.process.poll() is not None:
-            raise RuntimeError(f"the inference service ended:\n{self.stderr}")
+            raise RuntimeError(f"it ended:\n{self.output}")
         return httpx.get(url).status_code == 200
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as stream:
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
             for line in stream:
                 self.lines.append(line)
-                if '"event":"serving"' in line:
-                    self._ports = json.loads(line)
+                self._ports |= self._ports_in(line)
+                if {"http", "grpc", "metrics"} <= self._ports.keys():
                     self._spoke.set()
         self._spoke.set()
 
+    def _ports_in(self, line: str) -> dict[str, int]:
+        """The ports that a line tells: a service logs them, `atril serve` prints them."""
+        if '"event":"serving"' in line:
+            logged = json.loads(line)
+            return {name: logged[name] for name in ("http", "grpc", "metrics")}
+        printed = re.search(r"(OIP, HTTP|OIP, gRPC|Metrics) +(?:http://)?localhost:([0-9]+)", line)
+        return {_PRINTED[printed[1]]: int(printed[2])} if printed else {}
+
+
+def inference_process(repository: Path, settings: dict[str, object]) -> ServerProcess:
+    """`python -m atril_inference`; settings as in `InferenceSettings`."""
+    given = _on_free_ports(settings) | {"model_repository": repository}
+    given.setdefault("intra_op_threads", 1)
+    return ServerProcess(["atril_inference"], _prefixed("ATRIL_INFERENCE_", given))
+
+
+def gateway_process(replicas: list[ServerProcess], settings: dict[str, object]) -> ServerProcess:
+    """`python -m atril_gateway` over replicas; settings as in `GatewaySettings`."""
+    addresses = ",".join(replica.grpc_address for replica in replicas)
+    given = _on_free_ports(settings) | {"replicas": addresses}
+    return ServerProcess(["atril_gateway"], _prefixed("ATRIL_GATEWAY_", given))
+
+
+def all_in_one_process(
+    command: str, repository: Path, settings: dict[str, object]
+) -> ServerProcess:
+    """`atril serve` or `atril run`; settings as in `GatewaySettings`."""
+    given = _prefixed("ATRIL_GATEWAY_", _on_free_ports(settings))
+    given["ATRIL_INFERENCE_INTRA_OP_THREADS"] = 1
+    return ServerProcess(["atril_cli", command, "--repository", str(repository)], given)
+
+
+def _on_free_ports(settings: dict[str, object]) -> dict[str, object]:
+    return {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "drain_s": 0} | settings
+
+
+def _prefixed(prefix: str, settings: dict[str, object]) -> dict[str, object]:
+    return {f"{prefix}{name.upper()}": value for name, value in settings.items()}
+
 
 @contextmanager
-def started_server(repository: Path, **settings: object) -> Iterator[InferenceProcess]:
-    """The inference service over a repository, ready or not; settings as in `InferenceSettings`."""
-    server = InferenceProcess(repository, settings)
+def started(server: ServerProcess) -> Iterator[ServerProcess]:
+    """A server, ready or not, ended afterwards."""
     try:
         yield server
     finally:
@@ -166,8 +202,18 @@ def started_server(repository: Path, **settings: object) -> Iterator[InferencePr
 
 
 @contextmanager
-def running_server(repository: Path, **settings: object) -> Iterator[InferenceProcess]:
-    """The inference service over a repository, ready."""
-    with started_server(repository, **settings) as server:
+def running(server: ServerProcess) -> Iterator[ServerProcess]:
+    """A server that is ready, ended afterwards."""
+    with started(server):
         server.wait_ready()
         yield server
+
+
+def started_server(repository: Path, **settings: object) -> AbstractContextManager[ServerProcess]:
+    """The inference service over a repository, ready or not; settings as in `InferenceSettings`."""
+    return started(inference_process(repository, settings))
+
+
+def running_server(repository: Path, **settings: object) -> AbstractContextManager[ServerProcess]:
+    """The inference service over a repository, ready."""
+    return running(inference_process(repository, settings))

@@ -35,6 +35,7 @@ _GRPC_BACKLOG = 2048
 _HTTP_BACKLOG = 2048
 _KEEP_ALIVE_S = 75
 _HEALTH_PERIOD_S = 0.25
+_HEALTH_TIMEOUT_S = 10.0
 _GRACE_S = 30.0
 
 
@@ -78,13 +79,32 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
+class _Health(health.HealthServicer):  # type: ignore[misc]  # grpc_health is untyped
+    """`grpc.health.v1`, asked anew at each call so that it never says less than the HTTP route."""
+
+    def __init__(self, refresh: Callable[[], None]) -> None:
+        super().__init__()
+        self._refresh = refresh
+
+    def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """The state now."""
+        self._refresh()
+        return super().Check(request, context)
+
+    def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:  # noqa: N802
+        """The state now, and every change."""
+        self._refresh()
+        return super().Watch(request, context, send_response_callback)
+
+
 class ServerProcess:
     """The three servers of one process, on the running event loop."""
 
     def __init__(self, application: Application, ports: Ports) -> None:
         self._application = application
         self._asked = ports
-        self._health = health.HealthServicer()
+        self._loop = asyncio.get_running_loop()
+        self._health = _Health(self._refresh_health)
 
     async def start(self) -> Ports:
         """Listen on every port; returns the ports in force.
@@ -173,6 +193,11 @@ class ServerProcess:
         while True:
             await self._publish_health()
             await asyncio.sleep(_HEALTH_PERIOD_S)
+
+    def _refresh_health(self) -> None:
+        """From a gRPC worker thread: see that what health tells is not old."""
+        published = asyncio.run_coroutine_threadsafe(self._publish_health(), self._loop)
+        published.result(_HEALTH_TIMEOUT_S)
 
     async def _publish_health(self) -> None:
         """Tell gRPC health what the HTTP route says."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.support.processes import InferenceProcess, running_server, started_server
+from tests.support.processes import ServerProcess, running_server, started_server
 from tests.support.raw_http import infer_bytes, raw_connection
 from tests.support.repositories import config_of, write_model
 from tests.support.tiny_models import matmul, slow
@@ -62,22 +62,22 @@ def callers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def pending(server: InferenceProcess) -> float:
+def pending(server: ServerProcess) -> float:
     """Requests that wait for the slow model."""
     return server.metrics().value(PENDING, **SLOW)
 
 
-def answered(server: InferenceProcess) -> float:
+def answered(server: ServerProcess) -> float:
     """Requests that the slow model has answered."""
     return server.metrics().value("nv_inference_request_success", **SLOW)
 
 
-def failures(server: InferenceProcess, reason: str) -> float:
+def failures(server: ServerProcess, reason: str) -> float:
     """Failed requests of the slow model."""
     return server.metrics().value(FAILURES, reason=reason, **SLOW)
 
 
-def infer(server: InferenceProcess, call: Call, protocol: str) -> Answer:
+def infer(server: ServerProcess, call: Call, protocol: str) -> Answer:
     """One inference on a connection of its own."""
     client = (HttpBinary if protocol == "http" else Grpc)(server.http_url, server.grpc_address)
     try:
@@ -87,7 +87,7 @@ def infer(server: InferenceProcess, call: Call, protocol: str) -> Answer:
 
 
 def start_waiting(
-    server: InferenceProcess, callers: ThreadPoolExecutor, count: int, rounds: int = 200
+    server: ServerProcess, callers: ThreadPoolExecutor, count: int, rounds: int = 200
 ) -> list[Future[Answer]]:
     """Requests over both protocols, all accepted: one runs, what is not answered yet waits."""
     futures = [
@@ -150,7 +150,7 @@ def test_a_second_signal_ends_the_drain_at_once(
     with running_server(repository, drain_s=300) as server:
         futures = start_waiting(server, callers, 4)
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "draining" in server.stderr, "the drain")
+        wait_until(lambda: "draining" in server.output, "the drain")
         server.process.send_signal(signal.SIGTERM)
         assert [f.result(60).outputs["y"].tolist() for f in futures] == [[[1.0]]] * 4
         assert server.exit_status() == 0
@@ -167,7 +167,7 @@ def test_a_port_that_is_taken_ends_the_start_with_the_reason(repository: Path, w
             assert failed["level"] == "error"
             assert f"127.0.0.1:{port}" in failed["reason"]
             assert which in failed["reason"].lower()
-            assert "Traceback" not in server.stderr
+            assert "Traceback" not in server.output
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_bad_setting_ends_the_start_with_its_name(
         assert server.exit_status() == 1
         (failed,) = [e for e in server.events if e["event"] == "start_failed"]
         assert f"ATRIL_INFERENCE_{setting.upper()}" in failed["reason"]
-        assert "Traceback" not in server.stderr
+        assert "Traceback" not in server.output
 
 
 def test_a_killed_server_leaves_nothing_that_stops_the_next(repository: Path) -> None:
@@ -225,13 +225,13 @@ def test_overload_is_refused_at_once_and_the_rest_is_answered(
         assert [f.result(60).outputs["y"].tolist() for f in futures] == [[[1.0]]] * 3
 
 
-def _leave_plain(server: InferenceProcess, busy: Callable[[], None]) -> None:
+def _leave_plain(server: ServerProcess, busy: Callable[[], None]) -> None:
     with raw_connection(server.http_url) as connection:
         connection.send(infer_bytes("slow", SLOW_BODY))
         busy()
 
 
-def _leave_chunked(server: InferenceProcess, busy: Callable[[], None]) -> None:
+def _leave_chunked(server: ServerProcess, busy: Callable[[], None]) -> None:
     body = json.dumps(SLOW_BODY).encode()
     with raw_connection(server.http_url) as connection:
         connection.send(
@@ -241,7 +241,7 @@ def _leave_chunked(server: InferenceProcess, busy: Callable[[], None]) -> None:
         busy()
 
 
-def _leave_grpc(server: InferenceProcess, busy: Callable[[], None]) -> None:
+def _leave_grpc(server: ServerProcess, busy: Callable[[], None]) -> None:
     client = Grpc(server.http_url, server.grpc_address)
     future = client.stub.ModelInfer.future(grpc_message(slow_call()))
     busy()
@@ -257,7 +257,7 @@ def _leave_grpc(server: InferenceProcess, busy: Callable[[], None]) -> None:
 def test_a_client_that_leaves_takes_its_queued_request_with_it(
     repository: Path,
     callers: ThreadPoolExecutor,
-    leave: Callable[[InferenceProcess, Callable[[], None]], None],
+    leave: Callable[[ServerProcess, Callable[[], None]], None],
 ) -> None:
     """E35, 2.8: a request whose caller went away is not run, and is counted CANCELED."""
     with running_server(repository) as server:
