@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +9,6 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
-
-# pytest's importlib mode leaves it to us to make tests.support importable.
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
 
 # A machine that is busy with something else is no reason to fail.
 settings.register_profile("atril", deadline=None)

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.processes import InferenceProcess, running_server
+from tests.support.processes import ServerProcess, running_server
 from tests.support.repositories import MAX_BATCH_SIZE, config_of, write_model
 from tests.support.tiny_models import add_constant, matmul, pick
 from tests.support.transports import Call, Grpc, HttpBinary, Refusal, Transport
@@ -40,7 +40,7 @@ HISTOGRAMS = (
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server whose counters no other test touches."""
     root: Path = tmp_path_factory.mktemp("metrics")
     for name in ("counted", "refused", "timed"):
@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceProces
 
 
 @pytest.fixture(params=[HttpBinary, Grpc], ids=["http", "grpc"])
-def client(request: pytest.FixtureRequest, server: InferenceProcess) -> Iterator[Transport]:
+def client(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[Transport]:
     """Either protocol."""
     made = request.param(server.http_url, server.grpc_address)
     yield made
@@ -72,7 +72,7 @@ def batch(model_name: str, rows: int, version: str = "") -> Call:
 
 
 @pytest.mark.parametrize("name", IN_SCOPE)
-def test_a_metric_of_the_table_has_its_name_and_labels(server: InferenceProcess, name: str) -> None:
+def test_a_metric_of_the_table_has_its_name_and_labels(server: ServerProcess, name: str) -> None:
     """3.1: exactly Triton's names, without `_total` and `_created`, with its labels."""
     samples = [s for s in server.metrics().samples if s.name == name]
     assert samples
@@ -80,7 +80,7 @@ def test_a_metric_of_the_table_has_its_name_and_labels(server: InferenceProcess,
 
 
 @pytest.mark.parametrize("name", HISTOGRAMS)
-def test_a_histogram_is_complete(server: InferenceProcess, name: str) -> None:
+def test_a_histogram_is_complete(server: ServerProcess, name: str) -> None:
     """3.1: buckets up to +Inf, a sum and a count for each model."""
     server_metrics = server.metrics()
     value = server_metrics.value
@@ -90,14 +90,14 @@ def test_a_histogram_is_complete(server: InferenceProcess, name: str) -> None:
     assert value(f"{name}_sum", **labels) >= 0
 
 
-def test_no_metric_of_triton_is_there_under_another_name(server: InferenceProcess) -> None:
+def test_no_metric_of_triton_is_there_under_another_name(server: ServerProcess) -> None:
     """3.1 naming trap: every `nv_` sample is one of the table or of the histograms."""
     suffixes = ("_bucket", "_sum", "_count")
     allowed = {*IN_SCOPE, *(h + suffix for h in HISTOGRAMS for suffix in suffixes)}
     assert {s.name for s in server.metrics().samples if s.name.startswith("nv_")} <= allowed
 
 
-def test_the_failure_reasons_are_tritons(server: InferenceProcess) -> None:
+def test_the_failure_reasons_are_tritons(server: ServerProcess) -> None:
     """3.1: REJECTED, CANCELED, BACKEND, OTHER, each there from the start."""
     reasons = {
         s.labels["reason"]
@@ -108,7 +108,7 @@ def test_the_failure_reasons_are_tritons(server: InferenceProcess) -> None:
 
 
 def test_a_batch_of_three_adds_three_inferences_one_execution_one_success(
-    server: InferenceProcess, client: Transport
+    server: ServerProcess, client: Transport
 ) -> None:
     """3.1, 2.8 statistics: a batch of n adds n to the count and 1 to the executions."""
     labels = {"model": "counted", "version": "1"}
@@ -119,7 +119,7 @@ def test_a_batch_of_three_adds_three_inferences_one_execution_one_success(
     assert [b - a for a, b in zip(before, after, strict=True)] == [3, 1, 1]
 
 
-def test_each_version_is_counted_for_itself(server: InferenceProcess, client: Transport) -> None:
+def test_each_version_is_counted_for_itself(server: ServerProcess, client: Transport) -> None:
     """3.1 labels: `version` is the one that answered, also where none was named."""
     name = "nv_inference_count"
     before = [server.metrics().value(name, model="versioned", version=v) for v in "12"]
@@ -139,7 +139,7 @@ def test_each_version_is_counted_for_itself(server: InferenceProcess, client: Tr
     ids=["back end", "batch", "shape"],
 )
 def test_a_failure_is_counted_by_its_reason(
-    server: InferenceProcess, client: Transport, call: Call, model_name: str, reason: str
+    server: ServerProcess, client: Transport, call: Call, model_name: str, reason: str
 ) -> None:
     """3.1 `nv_inference_request_failure`: one more under its reason, none under the others."""
 
@@ -157,7 +157,7 @@ def test_a_failure_is_counted_by_its_reason(
     assert {r: after[r] - before[r] for r in after if after[r] != before[r]} == {reason: 1}
 
 
-def test_the_stages_add_up_to_the_whole(server: InferenceProcess, client: Transport) -> None:
+def test_the_stages_add_up_to_the_whole(server: ServerProcess, client: Transport) -> None:
     """3.1 durations: queue, input, infer and output are parts of the request's time."""
     client.infer(batch("timed", 2))
     metrics, labels = server.metrics(), {"model": "timed", "version": "1"}
@@ -171,14 +171,14 @@ def test_the_stages_add_up_to_the_whole(server: InferenceProcess, client: Transp
     assert sum(parts) == pytest.approx(whole, rel=0.01)
 
 
-def test_an_idle_server_has_nothing_pending(server: InferenceProcess) -> None:
+def test_an_idle_server_has_nothing_pending(server: ServerProcess) -> None:
     """3.1 `nv_inference_pending_request_count`: zero without requests."""
     metrics = server.metrics()
     assert metrics.value("nv_inference_pending_request_count", model="timed", version="1") == 0
     assert metrics.value("nv_model_load_duration_secs", model="timed", version="1") > 0
 
 
-def test_readiness_and_provider_are_metrics(server: InferenceProcess) -> None:
+def test_readiness_and_provider_are_metrics(server: ServerProcess) -> None:
     """3.3: which provider is really in use, and whether each version answers."""
     metrics = server.metrics()
     assert metrics.value("atril_model_ready", model="timed", version="1") == 1
@@ -186,7 +186,7 @@ def test_readiness_and_provider_are_metrics(server: InferenceProcess) -> None:
     assert metrics.value("atril_model_provider", **provider) == 1
 
 
-def test_requests_are_counted_by_outcome(server: InferenceProcess) -> None:
+def test_requests_are_counted_by_outcome(server: ServerProcess) -> None:
     """STYLE 2.7: labels only from closed sets; a guessed name is `unknown`, whatever is wrong."""
     client = HttpBinary(server.http_url, server.grpc_address)
     client.infer(batch("counted", 1))
@@ -202,14 +202,14 @@ def test_requests_are_counted_by_outcome(server: InferenceProcess) -> None:
     assert named <= {"counted", "refused", "timed", "failing", "versioned", "unknown"}
 
 
-def test_the_metrics_are_plain_text_on_their_own_port(server: InferenceProcess) -> None:
+def test_the_metrics_are_plain_text_on_their_own_port(server: ServerProcess) -> None:
     """H19: 200, `text/plain`."""
     response = httpx.get(server.metrics_url)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain")
 
 
-def test_every_line_on_standard_error_is_json(server: InferenceProcess, client: Transport) -> None:
+def test_every_line_on_standard_error_is_json(server: ServerProcess, client: Transport) -> None:
     """STYLE 2.6: one JSON object a line, ONNX Runtime's own complaints included."""
     with pytest.raises(Refusal):
         client.infer(Call("failing", {"row": np.array([99], np.int64)}))
