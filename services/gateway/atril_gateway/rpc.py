@@ -1,19 +1,15 @@
-"""The task API over gRPC, for a grpcio thread-pool server.
-
-The core lives on the event loop; a worker thread decodes, hands the work over and waits.
-"""
+"""The task API over gRPC: the methods, for a server on the core's event loop."""
 
 import asyncio
-import concurrent.futures
 import logging
-from typing import Any
 
-import grpc
 import numpy as np
 from PIL import Image
 
 from atril_common.core import InferenceCore
 from atril_common.errors import AtrilError, ErrorKind, InvalidInputError
+from atril_common.h2grpc.messages import RpcStatusError
+from atril_common.h2grpc.rpc import Method, RpcContext, UnaryMethod
 from atril_common.status import STATUS
 from atril_common.telemetry import Telemetry
 from atril_gateway.classification import DEFAULT_TOP_K, Classification, Classifier
@@ -22,85 +18,73 @@ from atril_gateway.pictures import PictureLimits, read_pictures
 from atril_gateway.record import INTERNAL_ERROR, REQUEST_ID, RequestRecord, request_id_from
 from atril_gateway.settings import GatewaySettings
 from atril_proto.v1 import classification_pb2 as pb
-from atril_proto.v1.classification_pb2_grpc import (
-    ClassificationServicer as ClassificationBase,
-)
 
 logger = logging.getLogger(__name__)
 
 
-class ClassificationServicer(ClassificationBase):
-    """`atril.v1.Classification` over a core; its methods run in worker threads.
+SERVICE = "atril.v1.Classification"
 
-    Args:
-        core: reaches the models; called on `loop` only.
-        settings: the limits.
-        telemetry: counts the requests, on `loop` only.
-        loop: the event loop that the core lives on.
-    """
 
+def classification_methods(
+    core: InferenceCore, settings: GatewaySettings, telemetry: Telemetry
+) -> tuple[Method, ...]:
+    """The methods of `atril.v1.Classification` over a core."""
+    front = _ClassificationFront(core, settings, telemetry)
+    return (UnaryMethod(f"/{SERVICE}/Classify", pb.ClassifyRequest.FromString, front.classify),)
+
+
+class _ClassificationFront:
     def __init__(
-        self,
-        core: InferenceCore,
-        settings: GatewaySettings,
-        telemetry: Telemetry,
-        loop: asyncio.AbstractEventLoop,
+        self, core: InferenceCore, settings: GatewaySettings, telemetry: Telemetry
     ) -> None:
         offload = Offload(settings.decode_threads, settings.max_pending_decodes)
         self._classifier = Classifier(core, settings.request_timeout_s, offload)
         self._limits = PictureLimits(settings.max_image_pixels, settings.max_pictures)
         self._telemetry = telemetry
-        self._loop = loop
 
-    def Classify(
-        self, request: pb.ClassifyRequest, context: grpc.ServicerContext
-    ) -> pb.ClassifyResponse:
+    async def classify(self, request: pb.ClassifyRequest, context: RpcContext) -> bytes:
         """Answer the most probable labels of each picture, in the pictures' order."""
         record = _record(request, context)
-        context.send_initial_metadata(((REQUEST_ID, record.request_id),))
-        text = INTERNAL_ERROR
+        context.initial_metadata = [(REQUEST_ID, record.request_id)]
         try:
-            return self._classify(request, context, record)
+            return await self._classify(request, context, record)
         except AtrilError as err:
-            record.kind, text = err.kind, str(err)
-        except concurrent.futures.CancelledError:
-            record.kind, text = ErrorKind.CANCELLED, "the request was cancelled"
-        except Exception:
+            record.kind = err.kind
+            raise
+        except asyncio.CancelledError:
+            record.kind = ErrorKind.CANCELLED
+            raise
+        except Exception as err:
             record.kind = ErrorKind.INTERNAL
             logger.exception("request_failed", extra={"request_id": record.request_id})
+            raise RpcStatusError(STATUS[record.kind].grpc, INTERNAL_ERROR) from err
         finally:
             record.known = self._classifier.has_found(record.model_name)
-            self._loop.call_soon_threadsafe(record.finish, self._telemetry)
-        context.abort(STATUS[record.kind].grpc, text)
-        raise AssertionError("abort raises")
+            record.finish(self._telemetry)
 
-    def _classify(
-        self, request: pb.ClassifyRequest, context: grpc.ServicerContext, record: RequestRecord
-    ) -> pb.ClassifyResponse:
+    async def _classify(
+        self, request: pb.ClassifyRequest, context: RpcContext, record: RequestRecord
+    ) -> bytes:
         pictures = _decode(request, self._limits)
         record.pictures = len(pictures)
-        future = asyncio.run_coroutine_threadsafe(
-            self._classifier.classify(
-                request.model_name,
-                request.model_version,
-                pictures,
-                request.top_k or DEFAULT_TOP_K,
-                timeout_s=context.time_remaining(),
-            ),
-            self._loop,
+        deadline_s = context.deadline_s
+        classification = await self._classifier.classify(
+            request.model_name,
+            request.model_version,
+            pictures,
+            request.top_k or DEFAULT_TOP_K,
+            timeout_s=None
+            if deadline_s is None
+            else deadline_s - asyncio.get_running_loop().time(),
         )
-        if not context.add_callback(future.cancel):  # the client has gone already
-            future.cancel()
-        classification = future.result()
         record.model_version = classification.model_version
-        return _encode(classification)
+        return _encode(classification).SerializeToString()
 
 
-def _record(request: pb.ClassifyRequest, context: grpc.ServicerContext) -> RequestRecord:
-    sent: dict[str, Any] = dict(context.invocation_metadata())
+def _record(request: pb.ClassifyRequest, context: RpcContext) -> RequestRecord:
     return RequestRecord(
         protocol="grpc",
-        request_id=request_id_from(str(sent.get(REQUEST_ID, ""))),
+        request_id=request_id_from(str(context.metadata.get(REQUEST_ID, ""))),
         method="classify",
         model_name=request.model_name,
         model_version=request.model_version,

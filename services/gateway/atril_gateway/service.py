@@ -1,50 +1,37 @@
 """The gateway as a process: the task API and the Open Inference Protocol over one core."""
 
-import asyncio
 from collections.abc import Callable
-
-from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
 from atril_common.core import InferenceCore
 from atril_common.lifecycle import Lifecycle
-from atril_common.oip.grpc_servicer import OipServicer
+from atril_common.oip.grpc_methods import oip_methods
 from atril_common.oip.http import oip_routes
 from atril_common.oip.http_infer import InferHandler
-from atril_common.serving import Application, GrpcService, Ports, serve_until_signal
+from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
 from atril_gateway.app import create_app
 from atril_gateway.remote import RemoteCore
 from atril_gateway.remote.replicas import parse_targets
-from atril_gateway.rpc import ClassificationServicer
+from atril_gateway.rpc import classification_methods
 from atril_gateway.settings import GatewaySettings
-from atril_proto.v1.classification_pb2_grpc import add_ClassificationServicer_to_server
 
 
 def create_application(
     core: InferenceCore, settings: GatewaySettings, telemetry: Telemetry
 ) -> Application:
-    """Put every front over a core; called on the event loop that will serve."""
-    loop = asyncio.get_running_loop()
+    """Put every front over a core."""
     lifecycle = Lifecycle()
     handler = InferHandler(core, telemetry, settings.max_body_bytes)
     app = create_app(core, settings, telemetry)
     app.router.routes.extend(oip_routes(core, lifecycle, handler))
-    oip = OipServicer(core, lifecycle, telemetry, loop)
-    classification = ClassificationServicer(core, settings, telemetry, loop)
     return Application(
         core=core,
         lifecycle=lifecycle,
         asgi=app,
         infer=handler,
-        grpc_services=(
-            GrpcService(
-                name="inference.GRPCInferenceService",
-                add=lambda server: add_GRPCInferenceServiceServicer_to_server(oip, server),
-            ),
-            GrpcService(
-                name="atril.v1.Classification",
-                add=lambda server: add_ClassificationServicer_to_server(classification, server),  # type: ignore[no-untyped-call]
-            ),
+        grpc_methods=(
+            *oip_methods(core, lifecycle, telemetry),
+            *classification_methods(core, settings, telemetry),
         ),
         registry=telemetry.registry,
         drain_s=settings.drain_s,

@@ -3,13 +3,11 @@
 import asyncio
 from collections.abc import Callable
 
-from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-
 from atril_common.lifecycle import Lifecycle
-from atril_common.oip.grpc_servicer import OipServicer
+from atril_common.oip.grpc_methods import oip_methods
 from atril_common.oip.http import create_oip_app
 from atril_common.oip.http_infer import InferHandler
-from atril_common.serving import Application, GrpcService, Ports, serve_until_signal
+from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
 from atril_inference.engine import Engine
 from atril_inference.metrics import EngineCollector
@@ -26,22 +24,16 @@ def create_engine(settings: InferenceSettings) -> Engine:
 
 
 def create_application(settings: InferenceSettings, engine: Engine) -> Application:
-    """Mount the protocol over an engine; called on the event loop that will serve."""
+    """Mount the protocol over an engine."""
     lifecycle, telemetry = Lifecycle(), Telemetry()
     telemetry.registry.register(EngineCollector(engine))
     handler = InferHandler(engine, telemetry, settings.max_body_bytes)
-    servicer = OipServicer(engine, lifecycle, telemetry, asyncio.get_running_loop())
     return Application(
         core=engine,
         lifecycle=lifecycle,
         asgi=create_oip_app(engine, lifecycle, handler),
         infer=handler,
-        grpc_services=(
-            GrpcService(
-                name="inference.GRPCInferenceService",
-                add=lambda server: add_GRPCInferenceServiceServicer_to_server(servicer, server),
-            ),
-        ),
+        grpc_methods=oip_methods(engine, lifecycle, telemetry),
         registry=telemetry.registry,
         drain_s=settings.drain_s,
     )

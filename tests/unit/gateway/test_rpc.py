@@ -1,9 +1,9 @@
-"""The task API over gRPC: a real thread-pool server on a free port, over the fake core."""
+"""The task API over gRPC: a real server on a free port, over the fake core."""
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -12,15 +12,13 @@ import numpy as np
 import pytest
 
 from atril_common.errors import AtrilError
+from atril_common.h2grpc.server import GrpcServer
 from atril_common.status import STATUS
 from atril_common.telemetry import Telemetry
-from atril_gateway.rpc import ClassificationServicer
+from atril_gateway.rpc import classification_methods
 from atril_gateway.settings import GatewaySettings
 from atril_proto.v1 import classification_pb2 as pb
-from atril_proto.v1.classification_pb2_grpc import (
-    ClassificationStub,
-    add_ClassificationServicer_to_server,
-)
+from atril_proto.v1.classification_pb2_grpc import ClassificationStub
 
 from .conftest import png_bytes
 from .fakes import ATRIL_ERRORS, LABELS, BoomError, FakeCore
@@ -35,15 +33,15 @@ async def stub(
     core: FakeCore, settings: GatewaySettings, telemetry: Telemetry
 ) -> AsyncIterator[ClassificationStub]:
     """A client of a server whose core lives on this test's loop."""
-    server = grpc.server(ThreadPoolExecutor(4))
-    servicer = ClassificationServicer(core, settings, telemetry, asyncio.get_running_loop())
-    add_ClassificationServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
+    server = GrpcServer(
+        classification_methods(core, settings, telemetry), max_message_bytes=1 << 24
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    await server.start(listener)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield ClassificationStub(channel)
-    stopped = server.stop(None)
-    await asyncio.to_thread(stopped.wait)
+    await server.stop(1.0)
 
 
 def encoded(*files: bytes, **fields: Any) -> pb.ClassifyRequest:

@@ -1,0 +1,1 @@
+"""gRPC on the event loop: a small HTTP/2 server and the RPCs on top of it."""
