@@ -1,6 +1,7 @@
 """RPCs under way: from the parts of a request to its handler, and back to the stream."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ class Link(Protocol):
         """Write what the connection has to send, at the end of this turn of the loop."""
 
 
-class Call:
+class Call(ABC):
     """What is common to every RPC: it is answered once, by whoever comes first."""
 
     __slots__ = (
@@ -66,11 +67,11 @@ class Call:
             self._timer = link.loop.call_at(deadline_s, self._expire)
         self.context = RpcContext(head.metadata, deadline_s, link.peer)
 
+    @abstractmethod
     def feed(self, data: bytes, cost: int, *, ended: bool) -> None:
         """Take a part of the request; `cost` goes back to the stream's window when it is read."""
-        raise NotImplementedError
 
-    def drained(self) -> None:
+    def drained(self) -> None:  # noqa: B027  # nothing to do for most
         """The stream's queue has room again."""
 
     def cancel(self) -> None:
