@@ -64,6 +64,17 @@ def measure_server(name: str, addresses: Addresses, sent: Digit, seconds: int) -
     return rows
 
 
+def print_ratios(measurements: list[dict[str, Any]]) -> None:
+    """Requests a second of ours, divided by Triton's, by protocol and connections."""
+    by_server = {
+        (m["server"], m["protocol"], m["connections"]): m["requests_per_s"] for m in measurements
+    }
+    for (server, protocol, connections), ours in by_server.items():
+        if server == "embedded":
+            ratio = ours / by_server["triton", protocol, connections]
+            print(f"embedded / triton  {protocol:12} {connections:4d} {ratio:6.2f}")
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     cpu = next(
@@ -110,6 +121,7 @@ def main() -> None:
         model = newest(arguments.repository).resolve()
         with triton_front(arguments.triton.resolve(), model, SERVER_CORE) as addresses:
             report["measurements"] += measure_server("triton", addresses, sent, arguments.seconds)
+        print_ratios(report["measurements"])
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
