@@ -43,6 +43,34 @@ def embedded(repository: Path, core: int) -> Iterator[Addresses]:
 
 
 @contextlib.contextmanager
+def gateway(repository: Path, core: int) -> Iterator[Addresses]:
+    """The gateway over one replica of the inference service, both on one core."""
+    http, grpc, metrics, *replica = free_ports(6)
+    names = ("HTTP_PORT", "GRPC_PORT", "METRICS_PORT")
+    inference = {
+        f"ATRIL_INFERENCE_{name}": str(port) for name, port in zip(names, replica, strict=True)
+    } | {
+        "ATRIL_INFERENCE_MODEL_REPOSITORY": str(repository),
+        "ATRIL_INFERENCE_INTRA_OP_THREADS": "1",
+        "ATRIL_INFERENCE_DRAIN_S": "0",
+    }
+    front = {
+        "ATRIL_GATEWAY_HTTP_PORT": str(http),
+        "ATRIL_GATEWAY_GRPC_PORT": str(grpc),
+        "ATRIL_GATEWAY_METRICS_PORT": str(metrics),
+        "ATRIL_GATEWAY_REPLICAS": f"127.0.0.1:{replica[1]}",
+        "ATRIL_GATEWAY_DRAIN_S": "0",
+    }
+    behind = Addresses(f"127.0.0.1:{replica[0]}", f"127.0.0.1:{replica[1]}")
+    addresses = Addresses(f"127.0.0.1:{http}", f"127.0.0.1:{grpc}")
+    with (
+        running([sys.executable, "-m", "atril_inference"], inference, core, behind),
+        running([sys.executable, "-m", "atril_gateway"], front, core, addresses),
+    ):
+        yield addresses
+
+
+@contextlib.contextmanager
 def running(
     command: list[str], environment: dict[str, str], core: int, addresses: Addresses
 ) -> Iterator[None]:
