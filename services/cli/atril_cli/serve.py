@@ -1,6 +1,5 @@
 """`atril serve` and `atril run`: the gateway over an engine in the same process."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,18 +9,18 @@ from atril_common.logs import configure_logging
 from atril_common.serving import Ports, serve_until_signal
 from atril_common.settings import load_settings
 from atril_common.telemetry import Telemetry
-from atril_gateway.service import create_application, ports
+from atril_gateway.service import create_application
 from atril_gateway.settings import GatewaySettings
 from atril_inference.metrics import EngineCollector
-from atril_inference.service import create_engine
+from atril_inference.service import loading_engine
 from atril_inference.settings import InferenceSettings
 
 
-def serve_embedded(repository: Path | None, started: Callable[[Ports], None]) -> None:
+def serve_embedded(repository: Path, started: Callable[[Ports], None]) -> None:
     """Serve a model repository until a signal.
 
     Args:
-        repository: in place of the settings' model repository.
+        repository: served in place of the settings' model repository.
         started: called once, when every model is loaded or known to be broken and the ports answer.
 
     Raises:
@@ -30,25 +29,18 @@ def serve_embedded(repository: Path | None, started: Callable[[Ports], None]) ->
     configure_logging("WARNING")
     gateway = load_settings(GatewaySettings)
     inference = load_settings(InferenceSettings)
-    if repository is not None:
-        inference = inference.model_copy(update={"model_repository": repository})
+    inference = inference.model_copy(update={"model_repository": repository})
     uvloop.run(_serve(gateway, inference, started))
 
 
 async def _serve(
     gateway: GatewaySettings, inference: InferenceSettings, started: Callable[[Ports], None]
 ) -> None:
-    engine = create_engine(inference)
-    telemetry = Telemetry()
-    telemetry.registry.register(EngineCollector(engine))
-    loading = asyncio.create_task(engine.start())
-    try:
-        application = create_application(engine, gateway, telemetry)
+    async with loading_engine(inference) as (engine, loading):
+        telemetry = Telemetry()
+        telemetry.registry.register(EngineCollector(engine))
         await serve_until_signal(
-            application,
-            ports(gateway),
+            create_application(engine, gateway, telemetry),
+            Ports.of(gateway),
             lambda ports: loading.add_done_callback(lambda _: started(ports)),
         )
-    finally:
-        loading.cancel()
-        await engine.close()

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from wsgiref.simple_server import WSGIServer
 
 import uvicorn
@@ -34,6 +34,30 @@ _KEEP_ALIVE_S = 75
 _GRACE_S = 30.0
 
 
+class Listening(Protocol):
+    """The part of a service's settings that says where it listens."""
+
+    @property
+    def host(self) -> str:
+        """Address to bind."""
+        ...
+
+    @property
+    def http_port(self) -> int:
+        """0 takes a free one, here and below."""
+        ...
+
+    @property
+    def grpc_port(self) -> int:
+        """Port of the gRPC server."""
+        ...
+
+    @property
+    def metrics_port(self) -> int:
+        """Port of the metrics."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Where the servers of a process listen; a port 0 takes a free one."""
@@ -42,6 +66,16 @@ class Ports:
     http: int
     grpc: int
     metrics: int
+
+    @classmethod
+    def of(cls, settings: Listening) -> "Ports":
+        """Where the settings want a service to listen."""
+        return cls(
+            host=settings.host,
+            http=settings.http_port,
+            grpc=settings.grpc_port,
+            metrics=settings.metrics_port,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,6 @@ def create_app(core: InferenceCore, settings: GatewaySettings, telemetry: Teleme
             BodyReader(settings.max_body_bytes, limits, offload),
         )
     )
-    # Further fronts over the same core (the Open Inference Protocol, /v2) add their routes here.
     add_error_handlers(app)
     app.add_middleware(RequestLog, telemetry=telemetry)
     return app

@@ -38,16 +38,6 @@ def create_application(
     )
 
 
-def ports(settings: GatewaySettings) -> Ports:
-    """Where the settings want the gateway to listen."""
-    return Ports(
-        host=settings.host,
-        http=settings.http_port,
-        grpc=settings.grpc_port,
-        metrics=settings.metrics_port,
-    )
-
-
 async def serve(settings: GatewaySettings, started: Callable[[Ports], None]) -> None:
     """Serve over the configured replicas until a signal.
 
@@ -58,6 +48,6 @@ async def serve(settings: GatewaySettings, started: Callable[[Ports], None]) -> 
     await core.start()
     try:
         application = create_application(core, settings, Telemetry())
-        await serve_until_signal(application, ports(settings), started)
+        await serve_until_signal(application, Ports.of(settings), started)
     finally:
         await core.close()

@@ -1,7 +1,8 @@
 """The inference service: the Open Inference Protocol over the engine."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from atril_common.lifecycle import Lifecycle
 from atril_common.oip.grpc_methods import oip_methods
@@ -21,6 +22,20 @@ def create_engine(settings: InferenceSettings) -> Engine:
     threads = settings.intra_op_threads or available_threads()
     options = SessionOptions(device=settings.device, intra_op_threads=threads)
     return Engine(settings.model_repository, options, settings.max_queue_size)
+
+
+@asynccontextmanager
+async def loading_engine(
+    settings: InferenceSettings,
+) -> AsyncIterator[tuple[Engine, asyncio.Task[None]]]:
+    """The engine and the task that loads its repository; closed afterwards, loaded or not."""
+    engine = create_engine(settings)
+    loading = asyncio.create_task(engine.start())
+    try:
+        yield engine, loading
+    finally:
+        loading.cancel()
+        await engine.close()
 
 
 def create_application(settings: InferenceSettings, engine: Engine) -> Application:
@@ -45,16 +60,6 @@ async def serve(settings: InferenceSettings, started: Callable[[Ports], None]) -
     Raises:
         InvalidInputError: a port cannot be had.
     """
-    engine = create_engine(settings)
-    ports = Ports(
-        host=settings.host,
-        http=settings.http_port,
-        grpc=settings.grpc_port,
-        metrics=settings.metrics_port,
-    )
-    loading = asyncio.create_task(engine.start())
-    try:
-        await serve_until_signal(create_application(settings, engine), ports, started)
-    finally:
-        loading.cancel()
-        await engine.close()
+    async with loading_engine(settings) as (engine, _):
+        application = create_application(settings, engine)
+        await serve_until_signal(application, Ports.of(settings), started)

@@ -89,12 +89,11 @@ class InferHandler:
         self._telemetry.observe(METHOD, model_name, None, time.monotonic() - started_s)
         return WireResponse(200, body, header_length)
 
-    def too_large(self, model_name: str, size: int | None = None) -> WireResponse:
+    def too_large(self, model_name: str) -> WireResponse:
         """The answer to a body over the limit (case E20)."""
-        came = "more" if size is None else f"{size} bytes"
         error = TooLargeError(
             f"request body is larger than the limit of {self.max_body_bytes} bytes "
-            f"(setting MAX_BODY_BYTES), got {came}"
+            f"(setting MAX_BODY_BYTES), got more"
         )
         return self._failure(error, model_name, time.monotonic())
 

@@ -29,15 +29,14 @@ class _Exchange:
     """
 
     __slots__ = (
-        "accepted", "chunks", "disconnected", "header_length", "keep_alive", "model", "remaining",
+        "accepted", "chunks", "disconnected", "header_length", "keep_alive", "model",
         "response_complete", "version",
     )  # fmt: skip
 
     def __init__(
-        self, route: tuple[str, str], remaining: int, header_length: bytes | None, keep_alive: bool
+        self, route: tuple[str, str], header_length: bytes | None, keep_alive: bool
     ) -> None:
         self.model, self.version = route
-        self.remaining = remaining
         self.header_length = header_length
         self.keep_alive = keep_alive
         self.chunks: list[bytes] = []
@@ -202,7 +201,7 @@ class InferProtocol(HttpToolsProtocol):
         ):
             return None
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        return _Exchange(self._route, int(length), headers.get(HEADER_LENGTH), keep_alive)
+        return _Exchange(self._route, headers.get(HEADER_LENGTH), keep_alive)
 
     def _finish(self, exchange: _Exchange, accepted: Accepted) -> None:
         self._waiting = None
