@@ -1,9 +1,21 @@
-"""What the catalogue says of one architecture."""
+"""What the catalogue says of one architecture, and what every architecture can say of itself."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
-from torch import nn
+from torch import Tensor, nn
+
+
+class Family(StrEnum):
+    """The chapter of the lectures that an architecture belongs to."""
+
+    FEEDFORWARD = "feed-forward"
+    CONVOLUTIONAL = "convolutional"
+    AUTOENCODER = "autoencoder"
+    RECURRENT = "recurrent"
+    SEQUENCE_TO_SEQUENCE = "sequence to sequence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +32,38 @@ class ImageSpec:
         return (self.channels, self.height, self.width)
 
 
+class Network(nn.Module, ABC):
+    """A module that knows what it takes.
+
+    Counting, exporting and describing run it on its own example, so that none of them needs to
+    know to which family it belongs.
+    """
+
+    @abstractmethod
+    def example_inputs(self, batch: int = 1) -> tuple[Tensor, ...]:
+        """Zeros of the shapes and types that `forward` takes, `batch` of each."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """One entry of the catalogue.
 
-    `build` makes a freshly initialised module from torch's default generator. The module takes
-    pictures [B, *image.shape] float32 and returns logits [B, classes].
+    Args:
+        name: lower case, digits and hyphens; the name that its model is published under.
+        title: the name that people write.
+        family: the chapter.
+        lecture_section: such as `3.2.6`.
+        source: the paper.
+        formula: what the network computes, in words and plain-text formulas, a few lines at most.
+        build: makes a freshly initialised network from torch's default generator. Its keyword
+            arguments are the options, all of which have defaults; the defaults give the
+            published form. It raises ValueError for a value that makes no network.
     """
 
     name: str
     title: str
+    family: Family
     lecture_section: str
     source: str
-    build: Callable[[], nn.Module]
-    image: ImageSpec
-    classes: int
+    formula: str
+    build: Callable[..., Network]

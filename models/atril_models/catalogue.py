@@ -4,12 +4,13 @@ A family's module lists its own entries (`lenet.ARCHITECTURES`); this module put
 together, so that adding an architecture is one entry, and adding a family one line here.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 
-from torch import nn
-
-from atril_models import lenet
-from atril_models.architecture import Architecture
+from atril_models import (
+    lenet,
+)
+from atril_models.architecture import Architecture, Network
 
 
 class DuplicateArchitectureError(ValueError):
@@ -18,6 +19,10 @@ class DuplicateArchitectureError(ValueError):
 
 class UnknownArchitectureError(LookupError):
     """No entry has this name; the text lists those that exist."""
+
+
+class UnknownOptionError(ValueError):
+    """The architecture has no such option; the text lists those it has."""
 
 
 class Catalogue(Mapping[str, Architecture]):
@@ -60,10 +65,24 @@ class Catalogue(Mapping[str, Architecture]):
 CATALOGUE = Catalogue([*lenet.ARCHITECTURES])
 
 
-def create_model(name: str) -> nn.Module:
-    """A freshly initialised module, its weights drawn from torch's default generator.
+def create_model(name: str, **options: object) -> Network:
+    """A freshly initialised network, its weights drawn from torch's default generator.
+
+    Args:
+        name: of the architecture.
+        options: of its `build`; those not given have the published form's values.
 
     Raises:
         UnknownArchitectureError: no architecture has this name.
+        UnknownOptionError: it has no such option.
+        ValueError: an option has a value that makes no network.
     """
-    return CATALOGUE[name].build()
+    architecture = CATALOGUE[name]
+    known = inspect.signature(architecture.build).parameters
+    for option in options:
+        if option not in known:
+            raise UnknownOptionError(
+                f"architecture '{name}' has no option '{option}': expected one of "
+                f"{', '.join(known) or 'none'}"
+            )
+    return architecture.build(**options)

@@ -9,7 +9,7 @@ Dimensions: B batch.
 import torch
 from torch import Tensor, nn
 
-from atril_models.architecture import Architecture, ImageSpec
+from atril_models.architecture import Architecture, Family, ImageSpec, Network
 from atril_models.layers import TableConv2d, TrainableSubsampling
 
 C3_CONNECTIONS: tuple[tuple[int, ...], ...] = (
@@ -29,7 +29,7 @@ see docs/lectures/errata.md.
 """
 
 
-class LeNet5(nn.Module):
+class LeNet5(Network):
     """LeNet-5 in the lecture's form, or with the simplifications that are usual today.
 
     The lecture's form has the paper's partly connected C3 and trainable sub-sampling followed by
@@ -51,6 +51,8 @@ class LeNet5(nn.Module):
         super().__init__()
         if classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
+        self.classes = classes
+        self.image = ImageSpec(channels=1, height=32, width=32)
         self.simplified = simplified
         self.c1 = nn.Conv2d(1, 6, 5)
         self.s2 = nn.AvgPool2d(2) if simplified else TrainableSubsampling(6)
@@ -59,6 +61,10 @@ class LeNet5(nn.Module):
         self.c5 = nn.Conv2d(16, 120, 5)
         self.f6 = nn.Linear(120, 84)
         self.output = nn.Linear(84, classes)
+
+    def example_inputs(self, batch: int = 1) -> tuple[Tensor]:
+        """`batch` empty pictures."""
+        return (torch.zeros(batch, *self.image.shape),)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of each class."""
@@ -76,23 +82,33 @@ class LeNet5(nn.Module):
         return pooled if self.simplified else torch.tanh(pooled)
 
 
+def _simplified(classes: int = 10) -> LeNet5:
+    return LeNet5(classes, simplified=True)
+
+
+def _original(classes: int = 10) -> LeNet5:
+    return LeNet5(classes)
+
+
 ARCHITECTURES = (
     Architecture(
         name="lenet5",
         title="LeNet-5",
+        family=Family.CONVOLUTIONAL,
         lecture_section="3.2.6",
         source="LeCun, Bottou, Bengio & Haffner 1998, Proc. IEEE 86(11), §II-B",
-        build=LeNet5,
-        image=ImageSpec(channels=1, height=32, width=32),
-        classes=10,
+        formula="Three 5×5 convolutions with tanh, the second partly connected, between them "
+        "trainable sub-sampling tanh(w · sum of 2×2 + b); two dense layers; softmax.",
+        build=_original,
     ),
     Architecture(
         name="lenet5-modern",
         title="LeNet-5, fully connected C3 and plain average pooling",
+        family=Family.CONVOLUTIONAL,
         lecture_section="3.2.6",
         source="LeCun, Bottou, Bengio & Haffner 1998, simplified as in most libraries",
-        build=lambda: LeNet5(simplified=True),
-        image=ImageSpec(channels=1, height=32, width=32),
-        classes=10,
+        formula="Three full 5×5 convolutions with tanh, 2×2 average pooling between them; "
+        "two dense layers; softmax.",
+        build=_simplified,
     ),
 )

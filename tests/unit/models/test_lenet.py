@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from atril_models import count_layers, create_model
+from atril_models import LayerCount, Network, count_layers, create_model
 from atril_models.lenet import C3_CONNECTIONS, LeNet5
 
 # Table I of LeCun et al. 1998, written down row by row: S2 maps down, C3 maps across.
@@ -15,6 +15,10 @@ TABLE_1 = """
     . . X X X . . X X X X . X X . X
     . . . X X X . . X X X X . X X X
 """
+
+
+def _rows(network: Network) -> tuple[LayerCount, ...]:
+    return count_layers(network, *network.example_inputs())
 
 
 def _column_of_table_1(column: int) -> tuple[int, ...]:
@@ -37,7 +41,7 @@ def test_c3_table_is_balanced() -> None:
 
 def test_layers_count_as_in_the_lecture() -> None:
     """Shape, neurons, parameters and connections of every layer are those of section 3.2.6."""
-    rows = count_layers(create_model("lenet5"), (1, 32, 32))
+    rows = _rows(create_model("lenet5"))
     counts = [(r.name, r.output_shape, r.neurons, r.parameters, r.connections) for r in rows]
     assert counts == [
         ("c1", (6, 28, 28), 4704, 156, 122304),
@@ -52,7 +56,7 @@ def test_layers_count_as_in_the_lecture() -> None:
 
 def test_parameters_before_the_output_are_the_papers_60000() -> None:
     """The paper's 60,000 trainable parameters, and 340,908 connections with its 840 fixed codes."""
-    rows = count_layers(create_model("lenet5"), (1, 32, 32))[:-1]
+    rows = _rows(create_model("lenet5"))[:-1]
     assert sum(row.parameters for row in rows) == 60_000
     assert sum(row.connections for row in rows) + 840 == 340_908
 
@@ -62,12 +66,12 @@ def test_parameters_add_up(name: str, expected: int) -> None:
     """`p.numel()` over all parameters gives the total of the layer table."""
     model = create_model(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
-    assert sum(row.parameters for row in count_layers(model, (1, 32, 32))) == expected
+    assert sum(row.parameters for row in _rows(model)) == expected
 
 
 def test_modern_variant_has_a_dense_c3_and_pools_without_parameters() -> None:
     """2,416 parameters in C3, none in S2 and S4."""
-    rows = {row.name: row.parameters for row in count_layers(LeNet5(simplified=True), (1, 32, 32))}
+    rows = {row.name: row.parameters for row in _rows(LeNet5(simplified=True))}
     assert (rows["s2"], rows["c3"], rows["s4"]) == (0, 2416, 0)
 
 

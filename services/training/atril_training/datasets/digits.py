@@ -6,7 +6,7 @@ Source: E. Alpaydin & C. Kaynak, "Optical recognition of handwritten digits", UC
 import hashlib
 
 import numpy as np
-from sklearn.datasets import load_digits as load_bundled_digits  # type: ignore[import-untyped]
+from sklearn.datasets import load_digits as load_bundled_digits
 
 from atril_common.model_config import ImageInput
 from atril_training.datasets.files import FileSource
