@@ -13,7 +13,8 @@ from PIL import Image
 
 from atril_client import Client
 from atril_common.imaging import normalise, pixels_from_image
-from atril_common.model_config import read_config, read_task
+from atril_common.model_config import read_config
+from atril_common.tasks import ClassificationTask, ImageInput, read_task
 from atril_proto.v1 import classification_pb2 as pb
 from atril_proto.v1.classification_pb2_grpc import ClassificationStub
 from tests.e2e.conftest import Run
@@ -27,9 +28,10 @@ pytestmark = pytest.mark.slow
 def image(first_run: Run, digit_png: bytes) -> NDArray[np.float32]:
     """The 3 as the model's input tensor."""
     task = read_task(read_config(first_run.repository / "lenet5" / "config.pbtxt"))
-    assert task is not None
-    pixels = pixels_from_image(Image.open(io.BytesIO(digit_png)), task.image)
-    return normalise(pixels, task.image)[None]
+    assert isinstance(task, ClassificationTask)
+    assert isinstance(task.input, ImageInput)
+    pixels = pixels_from_image(Image.open(io.BytesIO(digit_png)), task.input)
+    return normalise(pixels, task.input)[None]
 
 
 @pytest.mark.parametrize("client", TRANSPORTS.values(), ids=TRANSPORTS)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from atril_common.model_config import ImageInput
+from atril_common.tasks import ImageInput
 
 BACKGROUND = 0
 """What shows through transparent pixels: black, as the padding of a convolution."""

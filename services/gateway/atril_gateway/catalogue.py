@@ -7,7 +7,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.core import InferenceCore, ModelIndexEntry
 from atril_common.errors import InvalidInputError, NotFoundError, NotReadyError
-from atril_common.model_config import TASK_KEY, read_task
+from atril_common.tasks import ClassificationTask, declared_task, read_task
 
 READY = "READY"
 
@@ -63,5 +63,5 @@ async def _summary(core: InferenceCore, entries: Sequence[ModelIndexEntry]) -> M
 
 def _purpose(config: ModelConfig) -> tuple[str, int]:
     task = read_task(config)
-    declared = config.parameters[TASK_KEY].string_value if TASK_KEY in config.parameters else ""
-    return declared, len(task.labels) if task is not None else 0
+    labels = len(task.labels) if isinstance(task, ClassificationTask) else 0
+    return declared_task(config), labels

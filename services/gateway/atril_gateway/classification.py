@@ -26,7 +26,7 @@ from atril_common.errors import (
     InvalidInputError,
     NotReadyError,
 )
-from atril_common.model_config import TASK_KEY, ClassificationTask, read_task
+from atril_common.tasks import ClassificationTask, ImageInput, declared_task, read_task
 from atril_common.tensors import Tensor
 from atril_gateway.offload import Offload
 from atril_gateway.pictures import tensor_from_pictures
@@ -137,11 +137,11 @@ class Classifier:
         started = perf_counter()
         config = await self._core.config(model_name, model_version)
         self._found.add(model_name)
-        task = task_of(config)
-        tensor = await self._tensor(pictures, task)
+        task, image = task_of(config)
+        tensor = await self._tensor(pictures, image)
         preprocessed = perf_counter()
         request = InferRequest(model_name, {}, model_version, (task.output,), deadline_s)
-        responses = await self._infer(_chunks(request, tensor, task.image.name, config))
+        responses = await self._infer(_chunks(request, tensor, image.name, config))
         inferred = perf_counter()
         probabilities = _probabilities(responses, task, len(pictures))
         results = tuple(Classified(top_labels(row, task.labels, top_k)) for row in probabilities)
@@ -153,14 +153,14 @@ class Classifier:
         return Classification(model_name, responses[0].model_version, results, timing)
 
     async def _tensor(
-        self, pictures: Sequence[Image.Image], task: ClassificationTask
+        self, pictures: Sequence[Image.Image], image: ImageInput
     ) -> NDArray[np.float32]:
         if sum(p.width * p.height for p in pictures) <= INLINE_PIXELS:
-            return tensor_from_pictures(pictures, task.image, stopped=lambda: False)
+            return tensor_from_pictures(pictures, image, stopped=lambda: False)
         stop = threading.Event()
         try:
             return await self._offload.run(
-                tensor_from_pictures, pictures, task.image, stopped=stop.is_set
+                tensor_from_pictures, pictures, image, stopped=stop.is_set
             )
         finally:
             stop.set()
@@ -196,29 +196,36 @@ def check_top_k(top_k: int) -> None:
         raise InvalidInputError(f"top_k is {top_k}: expected 1 … {MAX_TOP_K}")
 
 
-def task_of(config: ModelConfig) -> ClassificationTask:
-    """The classification task that a model declares.
+def task_of(config: ModelConfig) -> tuple[ClassificationTask, ImageInput]:
+    """The classification of pictures that a model declares, and how it takes them.
 
     Raises:
-        InvalidInputError: it declares another one or none.
+        InvalidInputError: it declares another task or none, or classifies something else.
         NotReadyError: its declaration is malformed; it cannot be used until it is published anew.
     """
     try:
         task = read_task(config)
     except InvalidInputError as err:
         raise NotReadyError(str(err)) from err
-    if task is not None:
-        if not task.labels:
-            raise NotReadyError(f"model '{config.name}' declares a classifier without labels")
-        return task
-    declared = config.parameters[TASK_KEY].string_value if TASK_KEY in config.parameters else ""
-    purpose = (
-        f"it is for '{declared}'"
-        if declared
-        else f"its configuration declares no task, so it answers tensors only "
+    if not isinstance(task, ClassificationTask):
+        raise InvalidInputError(f"model '{config.name}' is not a classifier: {_purpose(config)}")
+    if not task.labels:
+        raise NotReadyError(f"model '{config.name}' declares a classifier without labels")
+    if not isinstance(task.input, ImageInput):
+        raise InvalidInputError(
+            f"model '{config.name}' does not classify pictures: it takes {task.input.kind} "
+            f"({', '.join(task.input.features)})"
+        )
+    return task, task.input
+
+
+def _purpose(config: ModelConfig) -> str:
+    if declared := declared_task(config):
+        return f"it is for '{declared}'"
+    return (
+        f"its configuration declares no task, so it answers tensors only "
         f"(/v2/models/{config.name}/infer)"
     )
-    raise InvalidInputError(f"model '{config.name}' is not a classifier: {purpose}")
 
 
 def top_labels(

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from atril_common.errors import InvalidInputError, TooLargeError
 from atril_common.imaging import normalise, pixels_from_image
-from atril_common.model_config import ImageInput
+from atril_common.tasks import ImageInput
 
 FORMATS: dict[bytes, Callable[[io.BytesIO], Image.Image]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,

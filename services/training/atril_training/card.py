@@ -1,44 +1,70 @@
 """The model card: everything that is needed to judge a model, and to make it again."""
 
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from atril_models import CATALOGUE, count_layers
-from atril_training.datasets import ImageDataset
+import torch
+
+from atril_models import CATALOGUE, Network, count_layers
+from atril_training.fitting import Fit
+from atril_training.latency import Latency
 from atril_training.parity import ParityRecord
 from atril_training.provenance import code_version, package_versions
-from atril_training.recipes import Recipe
-from atril_training.trainer import TrainingRun
+from atril_training.recipes.recipe import QualityBar, Recipe
+from atril_training.tasks.course import Course
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure and the bar it had to meet."""
+    """A figure on the test split, the bar it had to meet, and what the bar's baseline reaches."""
 
     name: str
     value: float
-    minimum: float
-    examples: int
-    errors: int
+    bar: QualityBar
+    baseline_value: float
 
 
-def test_metric(recipe: Recipe, run: TrainingRun) -> Metric:
-    """The figure that a recipe's bar is about."""
-    return Metric(
-        name=recipe.bar.metric,
-        value=run.test.accuracy,
-        minimum=recipe.bar.minimum,
-        examples=run.test.examples,
-        errors=run.test.errors,
-    )
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How the weights came about."""
+
+    device: str
+    duration_s: float
+    fits: tuple[Fit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Figures of the model and of simple methods on the test split, by name."""
+
+    figures: Mapping[str, float]
+    baselines: Mapping[str, float]
+
+    def metrics(self, recipe: Recipe) -> tuple[Metric, ...]:
+        """The figures that the recipe has a bar for."""
+        return tuple(
+            Metric(bar.metric, self.figures[bar.metric], bar, self.baselines[bar.baseline])
+            for bar in recipe.bars
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was measured on one exported graph."""
+
+    parity: ParityRecord
+    latency: Latency
+    size_bytes: int
 
 
 def build_card(
-    recipe: Recipe, dataset: ImageDataset, run: TrainingRun, parity: ParityRecord
+    course: Course, network: Network, training: Training, judgement: Judgement
 ) -> dict[str, object]:
-    """The card without the checksums of the files, which publication adds."""
+    """The part of the card that all graphs of one training share."""
+    recipe = course.recipe
     entry = CATALOGUE[recipe.architecture]
-    layers = count_layers(run.network, entry.image.shape)
+    layers = count_layers(network, *network.example_inputs())
     return {
         "architecture": entry.name,
         "title": entry.title,
@@ -46,30 +72,42 @@ def build_card(
         "source": entry.source,
         "parameters": sum(layer.parameters for layer in layers),
         "recipe": asdict(recipe),
+        "options": dict(course.options()),
         "seed": recipe.seed,
-        "data": {
-            "name": dataset.name,
-            "labels": dataset.labels,
-            "checksums_sha256": dict(dataset.checksums),
-            "examples": {
-                "train": len(dataset.train),
-                "validation": len(dataset.validation),
-                "test": len(dataset.test),
-            },
-        },
+        "data": asdict(course.data),
         "code_version": code_version(),
         "packages": package_versions(),
         "device": {
-            "type": "cpu",
-            "machine": platform.machine(),
+            "type": training.device,
+            "name": _device_name(training.device),
             "threads": recipe.threads,
         },
-        "metrics": [asdict(test_metric(recipe, run))],
+        "metrics": [asdict(metric) for metric in judgement.metrics(recipe)],
+        "figures": dict(judgement.figures),
+        "baselines": dict(judgement.baselines),
         "training": {
-            "duration_s": run.duration_s,
-            "best_epoch": run.best_epoch,
-            "epochs": [asdict(record) for record in run.epochs],
+            "duration_s": training.duration_s,
+            "stages": [asdict(one) for one in training.fits],
         },
         "layers": [asdict(layer) for layer in layers],
-        "parity": asdict(parity),
     }
+
+
+def card_of_graph(
+    card: Mapping[str, object], proof: Proof, published_with: Sequence[str]
+) -> dict[str, object]:
+    """The card of one graph, without the checksums of its files, which publication adds.
+
+    `published_with` names all models of the same training, the one itself among them.
+    """
+    return {
+        **card,
+        "published_with": list(published_with),
+        "size_bytes": proof.size_bytes,
+        "latency": asdict(proof.latency),
+        "parity": asdict(proof.parity),
+    }
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()

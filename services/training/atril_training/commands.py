@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
@@ -12,20 +13,33 @@ from atril_common.repository import list_versions
 from atril_training.datasets import DATASETS, FileSource, file_source
 from atril_training.pipeline import PublishedModel, train_and_publish
 from atril_training.progress import training_progress
-from atril_training.recipes import DEFAULT_RECIPE, QualityBar, Recipe, find_recipe
+from atril_training.recipes import QualityBar, Recipe, find_recipe
 
 DEFAULT_REPOSITORY = Path("model_repository")
+
+Repository = Annotated[
+    Path,
+    typer.Option(envvar="ATRIL_MODEL_REPOSITORY", help="Model repository to publish into."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ATRIL_DATA_DIR",
+        help="Folder with <data set>/<file>; data is downloaded if not set.",
+    ),
+]
 
 
 def train(  # noqa: PLR0913 - typer reads the options off the signature
     architecture: Annotated[str, typer.Argument(help="Architecture to train, such as lenet5.")],
     dataset: Annotated[
-        str, typer.Option(help=f"Data set to train on: {' or '.join(DATASETS)}.")
-    ] = DEFAULT_RECIPE.dataset,
-    repository: Annotated[
-        Path,
-        typer.Option(envvar="ATRIL_MODEL_REPOSITORY", help="Model repository to publish into."),
-    ] = DEFAULT_REPOSITORY,
+        str | None,
+        typer.Option(
+            help=f"Data set to train on: {', '.join(DATASETS)}; the architecture's default, which "
+            f"needs no download, if not set."
+        ),
+    ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
     name: Annotated[
         str | None, typer.Option(help="Model name to publish under; the architecture's if not set.")
     ] = None,
@@ -33,93 +47,117 @@ def train(  # noqa: PLR0913 - typer reads the options off the signature
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Instead of the recipe's number of epochs.")
     ] = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option(max=1.0, help="Raise the recipe's bar of test accuracy.")
+    bar: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=VALUE", help="Tighten one of the recipe's quality bars."),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda or cuda:<index>.")] = "cpu",
     if_missing: Annotated[
         bool, typer.Option(help="Do nothing if the repository has a version of the model.")
     ] = False,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="ATRIL_DATA_DIR",
-            help="Folder with <data set>/<file>; data is downloaded if not set.",
-        ),
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Train an architecture, prove its export, and publish it as the next version of a model."""
-    recipe = _adapt(_recipe(architecture, dataset), seed, epochs, min_accuracy)
+    recipe = _adapt(_recipe(architecture, dataset), seed, epochs, bar or [])
     model_name = name or architecture
     if if_missing and (versions := list_versions(repository, model_name)):
         typer.echo(f"{repository} has {model_name} version {versions[-1]}: nothing to do")
         return
+    _check_device(device)
     try:
         published = _train_with_progress(
-            recipe,
-            repository=repository,
-            model_name=model_name,
-            source=file_source(data_dir),
+            recipe, repository, model_name, file_source(data_dir), device
         )
     except AtrilError as err:
         typer.echo(f"atril train: {err}", err=True)
         raise typer.Exit(1) from err
-    typer.echo(_summary(published))
+    typer.echo(summary(published))
 
 
-def _recipe(architecture: str, dataset: str) -> Recipe:
+def _recipe(architecture: str, dataset: str | None) -> Recipe:
     try:
         return find_recipe(architecture, dataset)
     except NotFoundError as err:
         raise typer.BadParameter(str(err)) from err
 
 
-def _adapt(
-    recipe: Recipe, seed: int | None, epochs: int | None, min_accuracy: float | None
-) -> Recipe:
-    bar = recipe.bar
-    if min_accuracy is not None:
-        if min_accuracy < bar.minimum:
-            raise typer.BadParameter(
-                f"--min-accuracy {min_accuracy:g} is below the recipe's bar of {bar.minimum:g}, "
-                f"which can only be raised"
-            )
-        bar = QualityBar(bar.metric, min_accuracy)
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as err:
+        reason = str(err).splitlines()[0]
+        raise typer.BadParameter(f"--device {device} cannot be used: {reason}") from err
+
+
+def _adapt(recipe: Recipe, seed: int | None, epochs: int | None, bars: list[str]) -> Recipe:
+    optimization = recipe.optimization
+    if epochs is not None:
+        optimization = replace(optimization, epochs=epochs)
+    tightened = {bar.metric: bar for bar in recipe.bars}
+    for text in bars:
+        bar = _tighten(tightened, text)
+        tightened[bar.metric] = bar
     return replace(
         recipe,
         seed=recipe.seed if seed is None else seed,
-        epochs=recipe.epochs if epochs is None else epochs,
-        bar=bar,
+        optimization=optimization,
+        bars=tuple(tightened.values()),
     )
 
 
+def _tighten(bars: dict[str, QualityBar], text: str) -> QualityBar:
+    metric, _, value = text.partition("=")
+    if metric not in bars:
+        raise typer.BadParameter(
+            f"--bar {text}: expected METRIC=VALUE with METRIC one of {', '.join(bars)}"
+        )
+    try:
+        bound = float(value)
+    except ValueError as err:
+        raise typer.BadParameter(f"--bar {text}: '{value}' is not a number") from err
+    if not bars[metric].is_met(bound):
+        raise typer.BadParameter(
+            f"--bar {text} is looser than the recipe's {bars[metric].bound:g}, which can only be "
+            f"tightened"
+        )
+    return replace(bars[metric], bound=bound)
+
+
 def _train_with_progress(
-    recipe: Recipe, *, repository: Path, model_name: str, source: FileSource
+    recipe: Recipe, repository: Path, model_name: str, source: FileSource, device: str
 ) -> PublishedModel:
-    title = f"{recipe.architecture} on {recipe.dataset}"
-    with training_progress(title, recipe.epochs, Console(stderr=True)) as reporter:
+    with training_progress(recipe.title, Console(stderr=True)) as reporter:
         return train_and_publish(
             recipe,
             repository=repository,
             model_name=model_name,
             source=source,
             reporter=reporter,
+            device=device,
         )
 
 
-def _summary(published: PublishedModel) -> str:
-    run, bar = published.run, published.recipe.bar
+def summary(published: PublishedModel) -> str:
+    """What came of a training, in a few lines for people."""
+    recipe, training = published.recipe, published.training
+    stages = ", ".join(
+        f"{fit.stage + ': ' if fit.stage else ''}best epoch {fit.best_epoch} of {len(fit.epochs)}"
+        for fit in training.fits
+    )
     lines = [
-        f"trained    {published.recipe.architecture} on {published.recipe.dataset}, seed "
-        f"{published.recipe.seed}, in {run.duration_s:.1f} s; best epoch {run.best_epoch} of "
-        f"{len(run.epochs)}",
-        f"accuracy   {run.test.accuracy:.4f} on the test split ({run.test.errors} errors in "
-        f"{run.test.examples}); the bar is {bar.minimum:.4f}",
+        f"trained    {recipe.title}, seed {recipe.seed}, in {training.duration_s:.1f} s; {stages}"
     ]
     lines += [
-        f"parity     batch {batch.batch_size}: logits within {batch.logits_max_abs:.1e}, "
-        f"probabilities within {batch.probabilities_max_abs:.1e}, argmax agreement "
-        f"{batch.argmax_agreement:.4f} over {batch.examples} pictures"
-        for batch in published.parity.batches
+        f"quality    {metric.name} {metric.value:.4f} on the test split; the bar is "
+        f"{metric.bar.bound:.4f}, {metric.bar.baseline} reaches {metric.baseline_value:.4f}"
+        for metric in published.judgement.metrics(recipe)
     ]
-    lines.append(f"published  {published.path}")
+    for path, proof in zip(published.paths, published.proofs, strict=True):
+        lines.append(
+            f"parity     {path.parent.name}: PyTorch and ONNX Runtime within "
+            f"{proof.parity.max_abs:.1e} in {len(proof.parity.cases)} cases"
+        )
+        lines.append(
+            f"published  {path}, {proof.size_bytes / 1e6:.2f} MB, {proof.latency.p50_ms:.2f} ms"
+        )
     return "\n".join(lines)

@@ -1,34 +1,46 @@
-"""The `config.pbtxt` of an exported classifier."""
+"""The `config.pbtxt` of an exported graph."""
 
-from tritonclient.grpc.model_config_pb2 import TYPE_FP32, ModelConfig
+import torch
+from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from atril_common.model_config import ClassificationTask, write_task
 from atril_common.repository import LABELS_FILE
-from atril_training.export import LOGITS_NAME, PROBABILITIES_NAME
+from atril_common.tasks import write_task
+from atril_training.export import Export, OutputSpec, TensorSpec
 
-MAX_BATCH_SIZE = 64
+_DATATYPES = {
+    torch.float32: model_config_pb2.TYPE_FP32,
+    torch.int64: model_config_pb2.TYPE_INT64,
+    torch.bool: model_config_pb2.TYPE_BOOL,
+}
+_FREE = -1
 
 
-def classifier_config(model_name: str, task: ClassificationTask) -> ModelConfig:
-    """What a server must know of a classifier: Triton's fields, and the task in `parameters`.
+def model_config(model_name: str, export: Export) -> ModelConfig:
+    """What a server must know of a model: Triton's fields, and the task in `parameters`.
 
     The shapes leave out the batch, as Triton's configuration does where max_batch_size is not 0.
     """
-    image = task.image
     config = ModelConfig(
         name=model_name,
         platform="onnxruntime_onnx",
         backend="onnxruntime",
-        max_batch_size=MAX_BATCH_SIZE,
+        max_batch_size=export.max_batch_size,
     )
-    config.input.add(
-        name=image.name, data_type=TYPE_FP32, dims=[image.channels, image.height, image.width]
-    )
-    classes = len(task.labels)
-    config.output.add(name=LOGITS_NAME, data_type=TYPE_FP32, dims=[classes])
-    config.output.add(
-        name=PROBABILITIES_NAME, data_type=TYPE_FP32, dims=[classes], label_filename=LABELS_FILE
-    )
+    for spec in export.inputs:
+        config.input.add(name=spec.name, data_type=_DATATYPES[spec.dtype], dims=_dims(spec))
+    for output in export.outputs:
+        config.output.add(
+            name=output.name,
+            data_type=_DATATYPES[output.dtype],
+            dims=_dims(output),
+            label_filename=LABELS_FILE if output.labelled else "",
+        )
     config.dynamic_batching.SetInParent()  # present and empty: batching with its defaults
-    write_task(config, task)
+    if export.task is not None:
+        write_task(config, export.task)
     return config
+
+
+def _dims(spec: TensorSpec | OutputSpec) -> list[int]:
+    return [_FREE if isinstance(dim, str) else dim for dim in spec.dims[1:]]

@@ -1,8 +1,6 @@
-"""Whether ONNX Runtime computes what PyTorch computes, on real pictures.
+"""Whether ONNX Runtime computes what PyTorch computes, on real inputs of many sizes."""
 
-Dimensions: N pictures, B batch, C channels, H height, W width.
-"""
-
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +8,12 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
-from torch import nn
+from torch import Tensor
 
 from atril_common.errors import RefusedError
-from atril_training.export import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME
+from atril_training.export import BATCH_DIMENSION, Export, OutputSpec, ParityCase
 
-BATCH_SIZES = (1, 7, 64)
-"""One, an odd one, and the largest that is served."""
+SIZES_NEEDED = 3
 
 _SMALLEST_DENOMINATOR = 1e-6
 
@@ -32,122 +29,161 @@ _GRAPH_ERRORS = (
 
 
 @dataclass(frozen=True, slots=True)
-class ParityBar:
-    """The largest absolute differences allowed, and the least share of equal answers."""
+class OutputParity:
+    """PyTorch against ONNX Runtime on one output, the largest difference over all batches.
 
-    logits_abs: float = 1e-4
-    probabilities_abs: float = 1e-5
-    argmax_agreement: float = 1.0
+    A relative difference is |torch - onnx| / max(|torch|, 1e-6), element by element.
+    `argmax_agreement` is the share of rows whose largest entry is the same one; None where that is
+    not asked for.
+    """
+
+    name: str
+    max_abs: float
+    max_rel: float
+    tolerance: float
+    argmax_agreement: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class BatchParity:
-    """PyTorch against ONNX Runtime at one batch size, the largest difference over all batches.
+class CaseParity:
+    """All outputs at one size of the inputs."""
 
-    A relative difference is |torch - onnx| / max(|torch|, 1e-6), element by element.
-    `argmax_agreement` is the share of pictures given the same class by both.
-    """
-
-    batch_size: int
+    sizes: Mapping[str, int]
     examples: int
-    logits_max_abs: float
-    logits_max_rel: float
-    probabilities_max_abs: float
-    probabilities_max_rel: float
-    argmax_agreement: float
+    outputs: tuple[OutputParity, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ParityRecord:
-    """What was compared, and the bar it had to meet."""
+    """What was compared."""
 
-    bar: ParityBar
-    batches: tuple[BatchParity, ...]
+    cases: tuple[CaseParity, ...]
+
+    @property
+    def max_abs(self) -> float:
+        """The largest absolute difference of all."""
+        return max(output.max_abs for case in self.cases for output in case.outputs)
 
     def failures(self) -> tuple[str, ...]:
-        """Every figure that misses the bar, in words; none when all is well."""
-        return tuple(text for batch in self.batches for text in _failures(batch, self.bar))
+        """Every figure that misses its bar, in words; none when all is well."""
+        return tuple(
+            text
+            for case in self.cases
+            for output in case.outputs
+            for text in _failures(case, output)
+        )
 
 
-def measure_parity(
-    module: nn.Module,
-    onnx_model: bytes,
-    pictures: NDArray[np.float32],
-    *,
-    batch_sizes: tuple[int, ...] = BATCH_SIZES,
-    bar: ParityBar | None = None,
-) -> ParityRecord:
-    """Run both on the same pictures at each batch size.
-
-    Args:
-        module: what was exported; answers (logits, probabilities).
-        onnx_model: the exported file.
-        pictures: normalised, [N, C, H, W]; those that fill no batch are left out.
-        batch_sizes: how many pictures at once.
-        bar: what the record must meet; the standard one where None.
+def measure_parity(export: Export, onnx_model: bytes) -> ParityRecord:
+    """Run both on the same inputs.
 
     Raises:
-        ValueError: fewer pictures than the largest batch.
+        ValueError: the export's cases do not prove enough, see `Export`.
         RefusedError: ONNX Runtime does not load or run the file.
     """
-    if len(pictures) < max(batch_sizes):
-        raise ValueError(f"parity needs at least {max(batch_sizes)} pictures, got {len(pictures)}")
+    check_coverage(export)
     try:
-        session = onnxruntime.InferenceSession(onnx_model, providers=["CPUExecutionProvider"])
-        batches = tuple(_compare(module, session, pictures, size) for size in batch_sizes)
+        session = open_session(onnx_model)
+        cases = tuple(_compare(export, session, case) for case in export.cases)
     except _GRAPH_ERRORS as err:
         raise RefusedError(f"ONNX Runtime refuses the exported graph: {err}") from err
-    return ParityRecord(bar=bar or ParityBar(), batches=batches)
+    return ParityRecord(cases)
 
 
-def _compare(
-    module: nn.Module,
-    session: onnxruntime.InferenceSession,
-    pictures: NDArray[np.float32],
-    batch_size: int,
-) -> BatchParity:
-    count = len(pictures) - len(pictures) % batch_size
-    expected, answered = [], []
-    for start in range(0, count, batch_size):
-        batch = np.ascontiguousarray(pictures[start : start + batch_size])
+def open_session(onnx_model: bytes) -> onnxruntime.InferenceSession:
+    """A session on one thread of the processor."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
+
+
+def check_coverage(export: Export) -> None:
+    """Check that the cases prove that the free dimensions are free.
+
+    Raises:
+        ValueError: they do not; the text names the dimension and the sizes.
+    """
+    traced: dict[str, int] = {}
+    for spec, tensor in zip(export.inputs, export.example, strict=True):
+        traced.update(
+            (dim, size)
+            for dim, size in zip(spec.dims, tensor.shape, strict=True)
+            if isinstance(dim, str)
+        )
+    for dim, traced_size in traced.items():
+        sizes = sorted({case.sizes[dim] for case in export.cases})
+        beyond = dim == BATCH_DIMENSION or sizes[-1] > traced_size
+        if len(sizes) < SIZES_NEEDED or 1 not in sizes or not beyond:
+            raise ValueError(
+                f"parity is measured with '{dim}' of {sizes}: expected at least {SIZES_NEEDED} "
+                f"sizes, 1 among them, and one over the {traced_size} it was traced with"
+            )
+
+
+def _compare(export: Export, session: onnxruntime.InferenceSession, case: ParityCase) -> CaseParity:
+    names = [spec.name for spec in export.inputs]
+    expected, answered, examples = [], [], 0
+    for batch in case.batches:
         with torch.no_grad():
-            expected.append([output.numpy() for output in module(torch.from_numpy(batch))])
-        answered.append(session.run([LOGITS_NAME, PROBABILITIES_NAME], {INPUT_NAME: batch}))
-    torch_logits, torch_probs = (np.concatenate(parts) for parts in zip(*expected, strict=True))
-    onnx_logits, onnx_probs = (np.concatenate(parts) for parts in zip(*answered, strict=True))
-    return BatchParity(
-        batch_size=batch_size,
-        examples=count,
-        logits_max_abs=_max_abs(torch_logits, onnx_logits),
-        logits_max_rel=_max_rel(torch_logits, onnx_logits),
-        probabilities_max_abs=_max_abs(torch_probs, onnx_probs),
-        probabilities_max_rel=_max_rel(torch_probs, onnx_probs),
-        argmax_agreement=float(np.mean(torch_logits.argmax(axis=1) == onnx_probs.argmax(axis=1))),
+            outputs = export.module(*batch)
+        tensors = (outputs,) if isinstance(outputs, Tensor) else outputs
+        expected.append([tensor.numpy() for tensor in tensors])
+        feed = {
+            name: tensor.contiguous().numpy() for name, tensor in zip(names, batch, strict=True)
+        }
+        answered.append(session.run([spec.name for spec in export.outputs], feed))
+        examples += len(batch[0])
+    return CaseParity(
+        case.sizes,
+        examples,
+        tuple(
+            _output(spec, [e[i] for e in expected], [a[i] for a in answered])
+            for i, spec in enumerate(export.outputs)
+        ),
     )
 
 
-def _max_abs(expected: NDArray[np.float32], answered: NDArray[np.float32]) -> float:
-    return float(np.max(np.abs(expected - answered)))
-
-
-def _max_rel(expected: NDArray[np.float32], answered: NDArray[np.float32]) -> float:
-    scale = np.maximum(np.abs(expected), _SMALLEST_DENOMINATOR)
-    return float(np.max(np.abs(expected - answered) / scale))
-
-
-def _failures(batch: BatchParity, bar: ParityBar) -> list[str]:
-    limits = (
-        ("logits max abs difference", batch.logits_max_abs, bar.logits_abs),
-        ("probabilities max abs difference", batch.probabilities_max_abs, bar.probabilities_abs),
+def _output(
+    spec: OutputSpec,
+    expected: Sequence[NDArray[np.generic]],
+    answered: Sequence[NDArray[np.generic]],
+) -> OutputParity:
+    for mine, other in zip(expected, answered, strict=True):
+        if mine.shape != other.shape:
+            raise RefusedError(
+                f"ONNX Runtime answers '{spec.name}' of shape {list(other.shape)} where PyTorch "
+                f"answers {list(mine.shape)}"
+            )
+    ours = np.concatenate([array.reshape(-1, _last(array)) for array in expected])
+    theirs = np.concatenate([array.reshape(-1, _last(array)) for array in answered])
+    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    scale = np.maximum(np.abs(ours.astype(np.float64)), _SMALLEST_DENOMINATOR)
+    agreement = (
+        float(np.mean(ours.argmax(axis=1) == theirs.argmax(axis=1))) if spec.same_argmax else None
     )
-    failures = [
-        f"{name} {got:.3g} at batch {batch.batch_size}, at most {most:.3g} allowed"
-        for name, got, most in limits
-        if not got <= most  # a NaN fails too
-    ]
-    if not batch.argmax_agreement >= bar.argmax_agreement:
+    return OutputParity(
+        name=spec.name,
+        max_abs=float(np.max(difference, initial=0.0)),
+        max_rel=float(np.max(difference / scale, initial=0.0)),
+        tolerance=spec.tolerance,
+        argmax_agreement=agreement,
+    )
+
+
+def _last(array: NDArray[np.generic]) -> int:
+    return array.shape[-1] if array.ndim > 1 else 1
+
+
+def _failures(case: CaseParity, output: OutputParity) -> list[str]:
+    at = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
+    failures = []
+    if not output.max_abs <= output.tolerance:  # a NaN fails too
         failures.append(
-            f"argmax agreement {batch.argmax_agreement:.4f} at batch {batch.batch_size}, "
-            f"at least {bar.argmax_agreement:.4f} required"
+            f"{output.name} max abs difference {output.max_abs:.3g} at {at}, at most "
+            f"{output.tolerance:.3g} allowed"
+        )
+    if output.argmax_agreement is not None and not output.argmax_agreement >= 1.0:
+        failures.append(
+            f"{output.name} argmax agreement {output.argmax_agreement:.4f} at {at}, all required"
         )
     return failures

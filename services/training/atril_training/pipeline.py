@@ -1,33 +1,35 @@
-"""From a recipe to a published model: train, judge, export, prove, publish."""
+"""From a recipe to published models: train, judge, export, prove, publish."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from atril_common.errors import RefusedError
-from atril_common.imaging import normalise
-from atril_common.model_config import ClassificationTask
-from atril_models import CATALOGUE, ClassifierWithProbabilities
-from atril_training.card import build_card
-from atril_training.configuration import classifier_config
-from atril_training.datasets import DATASETS, FileSource
-from atril_training.export import PROBABILITIES_NAME, export_classifier
-from atril_training.parity import ParityRecord, measure_parity
-from atril_training.publication import Publication, check_fits, publish
-from atril_training.recipes import Recipe
-from atril_training.trainer import Reporter, TrainingRun, train
+import torch
 
-PARITY_PICTURES = 1000
-"""Parity is measured on the first so many pictures of the test split."""
+from atril_common.errors import RefusedError
+from atril_models import Network
+from atril_training.card import Judgement, Proof, Training, build_card, card_of_graph
+from atril_training.configuration import model_config
+from atril_training.datasets import FileSource
+from atril_training.errors import DivergedError
+from atril_training.export import Export, export_graph
+from atril_training.fitting import Reporter, deterministic
+from atril_training.latency import measure_latency
+from atril_training.parity import ParityRecord, measure_parity
+from atril_training.publication import Publication, check_fits, publish_together
+from atril_training.recipes.recipe import Recipe
+from atril_training.tasks import Course, prepare
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PublishedModel:
-    """What came of a recipe; `path` is the folder of the version."""
+    """What came of a recipe; `paths` are the folders of the versions, the whole model's last."""
 
-    path: Path
+    paths: tuple[Path, ...]
     recipe: Recipe
-    run: TrainingRun
-    parity: ParityRecord
+    training: Training
+    judgement: Judgement
+    proofs: tuple[Proof, ...]
 
 
 def train_and_publish(
@@ -37,52 +39,105 @@ def train_and_publish(
     model_name: str,
     source: FileSource,
     reporter: Reporter,
+    device: str = "cpu",
 ) -> PublishedModel:
     """Train by a recipe and publish the result, if it meets its bars.
 
     Args:
         recipe: what to learn.
         repository: root of the model repository; made if it does not exist.
-        model_name: under which name to publish.
+        model_name: under which name to publish; parts have suffixes of it.
         source: where the files of the data set come from.
         reporter: told how training goes on.
+        device: where to train, in torch's words; export and proof are made on the CPU.
 
     Raises:
-        RefusedError: the model misses its bar or its parity, or does not fit the one that is
+        RefusedError: the model misses a bar or its parity, or does not fit the one that is
             published under this name; nothing was published.
         AtrilError: the data, the name or the training itself is at fault.
     """
-    architecture = CATALOGUE[recipe.architecture]
-    image = recipe.image_input(architecture.image)
-    dataset = DATASETS[recipe.dataset](image, source)
-    task = ClassificationTask(image=image, output=PROBABILITIES_NAME, labels=dataset.labels)
-    config = classifier_config(model_name, task)
-    check_fits(config, dataset.labels, repository)
+    course = prepare(recipe, source)
+    check_publishable(course, model_name, repository)
+    network, training = train_course(course, reporter, device)
+    judgement = judge_course(course, network)
+    require_quality(recipe, judgement)
 
-    run = train(recipe, dataset, image, reporter)
-    require_accuracy(recipe, run)
-    module = ClassifierWithProbabilities(run.network).eval()
-    onnx_model = export_classifier(module, architecture.image.shape)
-    pictures = normalise(dataset.test.pixels[:PARITY_PICTURES], image)
-    parity = measure_parity(module, onnx_model, pictures)
-    require_parity(model_name, parity)
-    card = build_card(recipe, dataset, run, parity)
-    path = publish(Publication(config, dataset.labels, onnx_model, card), repository)
-    return PublishedModel(path=path, recipe=recipe, run=run, parity=parity)
+    network.cpu()
+    exports = course.exports(network)
+    graphs = tuple(export_graph(export) for export in exports)
+    proofs = tuple(map(prove, exports, graphs))
+    for export, proof in zip(exports, proofs, strict=True):
+        require_parity(model_name + export.suffix, proof.parity)
+    names = [model_name + export.suffix for export in exports]
+    card = build_card(course, network, training, judgement)
+    publications = [
+        Publication(
+            model_config(name, export), export.labels, graph, card_of_graph(card, proof, names)
+        )
+        for name, export, graph, proof in zip(names, exports, graphs, proofs, strict=True)
+    ]
+    paths = publish_together(publications, repository)
+    return PublishedModel(paths, recipe, training, judgement, proofs)
 
 
-def require_accuracy(recipe: Recipe, run: TrainingRun) -> None:
-    """Hold a trained network to the bar of its recipe.
+def check_publishable(course: Course, model_name: str, repository: Path) -> None:
+    """Check that what a course gives can be published, before it is trained.
 
     Raises:
-        RefusedError: it misses the bar; the text says by how much.
+        RefusedError: it does not fit what is there.
+        InvalidInputError: the name is not one that a repository can hold.
     """
-    got, least = run.test.accuracy, recipe.bar.minimum
-    if got < least:
-        raise RefusedError(
-            f"{recipe.architecture} on {recipe.dataset}: {recipe.bar.metric} is {got:.4f}, the bar "
-            f"is {least:.4f}, short by {least - got:.4f}; nothing was published"
-        )
+    with deterministic(course.recipe.seed, course.recipe.threads):
+        exports = course.exports(course.build().eval())
+    for export in exports:
+        name = model_name + export.suffix
+        check_fits(model_config(name, export), export.labels, repository)
+
+
+def train_course(course: Course, reporter: Reporter, device: str) -> tuple[Network, Training]:
+    """Build and train the network of a course; it is left in eval mode on its device.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+    """
+    recipe = course.recipe
+    started_s = time.perf_counter()
+    with deterministic(recipe.seed, recipe.threads):
+        network = course.build().to(device)
+        try:
+            fits = course.train(network, reporter)
+        except DivergedError as err:
+            raise DivergedError(f"{recipe.title}: {err}") from err
+    return network.eval(), Training(device, time.perf_counter() - started_s, fits)
+
+
+def judge_course(course: Course, network: Network) -> Judgement:
+    """Figures and baselines on the test split, whatever random draws they need being the same."""
+    recipe = course.recipe
+    with deterministic(recipe.seed, recipe.threads), torch.no_grad():
+        figures = course.judge(network)
+    with deterministic(recipe.seed, recipe.threads):
+        return Judgement(figures, course.baselines())
+
+
+def prove(export: Export, onnx_model: bytes) -> Proof:
+    """Measure parity, size and latency of an exported graph."""
+    return Proof(
+        measure_parity(export, onnx_model), measure_latency(export, onnx_model), len(onnx_model)
+    )
+
+
+def require_quality(recipe: Recipe, judgement: Judgement) -> None:
+    """Hold a trained network to the bars of its recipe.
+
+    Raises:
+        RefusedError: it misses one; the text says which and by how much.
+    """
+    failures = [
+        text for bar in recipe.bars for text in bar.failures(judgement.figures, judgement.baselines)
+    ]
+    if failures:
+        raise RefusedError(f"{recipe.title}: {'; '.join(failures)}; nothing was published")
 
 
 def require_parity(model_name: str, parity: ParityRecord) -> None:

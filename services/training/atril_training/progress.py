@@ -14,19 +14,29 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from atril_training.trainer import EpochRecord
+from atril_training.fitting import EpochRecord
 
 _LOSS_DECAY = 0.95
 
 
 class ProgressReporter:
-    """A bar over all steps with the current loss and accuracy, and a line for each epoch."""
+    """A bar over all steps with the current loss, and a line with the figures of each epoch."""
 
-    def __init__(self, progress: Progress, task: TaskID, epochs: int) -> None:
+    def __init__(self, progress: Progress, task: TaskID, title: str) -> None:
         self._progress = progress
         self._task = task
-        self._epochs = epochs
+        self._title = title
+        self._epochs = 0
         self._smooth_loss: float | None = None
+
+    def stage_started(self, stage: str, epochs: int) -> None:
+        """Begin the bar anew."""
+        self._epochs = epochs
+        self._smooth_loss = None
+        description = f"{self._title}: {stage}" if stage else self._title
+        self._progress.reset(self._task, description=description)
+        if stage:
+            self._progress.console.print(stage, highlight=False)
 
     def batch_finished(self, epoch: int, batch: int, batches: int, loss: float) -> None:
         """Move the bar; the loss shown is a running mean, since one batch says little."""
@@ -41,12 +51,10 @@ class ProgressReporter:
 
     def epoch_finished(self, record: EpochRecord) -> None:
         """Print the figures of the epoch above the bar."""
-        accuracy = f"{record.validation_accuracy:.4f}"
-        self._progress.update(self._task, accuracy=accuracy)
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in record.validation.items())
         self._progress.console.print(
             f"epoch {record.epoch:>3}/{self._epochs}"
-            f"  loss {record.train_loss:.4f}  accuracy {record.train_accuracy:.4f}"
-            f"  validation loss {record.validation_loss:.4f}  accuracy {accuracy}"
+            f"  loss {record.train_loss:.4f}  validation: {figures}"
             f"  {record.duration_s:.1f} s",
             highlight=False,
             soft_wrap=True,
@@ -54,18 +62,18 @@ class ProgressReporter:
 
 
 @contextmanager
-def training_progress(title: str, epochs: int, console: Console) -> Iterator[ProgressReporter]:
+def training_progress(title: str, console: Console) -> Iterator[ProgressReporter]:
     """Show progress on a console while the block runs; in a log, the epochs' lines alone."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}"),
+        TextColumn("loss {task.fields[loss]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     hidden = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task(title, total=None, loss="-", accuracy="-")
-        yield ProgressReporter(progress, task, epochs)
+        task = progress.add_task(title, total=None, loss="-")
+        yield ProgressReporter(progress, task, title)

@@ -15,7 +15,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ import orjson
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.errors import InvalidInputError, RefusedError
-from atril_common.model_config import config_to_text, read_config, read_task
+from atril_common.model_config import config_to_text, read_config
 from atril_common.repository import (
     CARD_FILE,
     CONFIG_FILE,
@@ -33,6 +33,7 @@ from atril_common.repository import (
     is_model_name,
     list_versions,
 )
+from atril_common.tasks import read_task
 
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -56,34 +57,49 @@ class Publication:
 
     def model_files(self) -> dict[str, bytes]:
         """What all versions share, by file name."""
-        return {
-            CONFIG_FILE: config_to_text(self.config).encode(),
-            LABELS_FILE: "".join(f"{label}\n" for label in self.labels).encode(),
-        }
+        files = {CONFIG_FILE: config_to_text(self.config).encode()}
+        if self.labels:
+            files[LABELS_FILE] = "".join(f"{label}\n" for label in self.labels).encode()
+        return files
 
 
-def publish(publication: Publication, repository: Path) -> Path:
-    """Publish as the next version of the model.
+def publish_together(publications: Sequence[Publication], repository: Path) -> tuple[Path, ...]:
+    """Publish models that belong together, each as a version of the same number.
+
+    The number is the next one that none of them has. They appear one after the other in the order
+    given, each at once; a reader that needs several takes the highest number that all have.
 
     Returns:
-        The folder of the new version.
+        The folders of the new versions.
 
     Raises:
-        InvalidInputError: the model's name is not one that a repository can hold.
-        RefusedError: the version does not fit the model that is there, or the repository cannot
-            be written; no reader sees anything new, or, where only the last flush to the disk
-            failed, the whole version.
+        InvalidInputError: a model's name is not one that a repository can hold.
+        RefusedError: a version does not fit the model that is there, or the repository cannot be
+            written; of the model at fault no reader sees anything new, or, where only the last
+            flush to the disk failed, the whole version.
     """
-    model = repository / publication.model_name
-    version = None
-    with _file_errors_refused(publication.model_name, repository):
-        while version is None:
-            # Looked at before the check: if another publisher makes the model in between, the
-            # rename of a whole model folder fails, and the next turn checks what is there.
-            attempt = _publish_version if _is_there(model) else _publish_model
-            check_fits(publication.config, publication.labels, repository)
-            version = attempt(publication, repository)
-    return version
+    names = [publication.model_name for publication in publications]
+    with _file_errors_refused(", ".join(names), repository):
+        while True:
+            number = 1 + max(max(list_versions(repository, n), default=0) for n in names)
+            folders: list[Path] = []
+            for publication in publications:
+                folder = _publish(publication, number, repository)
+                if folder is None:
+                    break  # another publisher took the number: begin again with the next
+                folders.append(folder)
+            else:
+                return tuple(folders)
+
+
+def _publish(publication: Publication, number: int, repository: Path) -> Path | None:
+    """Publish one version under this number; None when another publisher was faster."""
+    # Looked at before the check: if another publisher makes the model in between, the rename of a
+    # whole model folder fails, and the next turn checks what is there.
+    is_there = _is_there(repository / publication.model_name)
+    check_fits(publication.config, publication.labels, repository)
+    attempt = _publish_version if is_there else _publish_model
+    return attempt(publication, number, repository)
 
 
 def check_fits(config: ModelConfig, labels: tuple[str, ...], repository: Path) -> None:
@@ -159,25 +175,24 @@ def _is_there(model: Path) -> bool:
     return model.exists() and not (model.is_dir() and not any(model.iterdir()))
 
 
-def _publish_model(publication: Publication, repository: Path) -> Path | None:
+def _publish_model(publication: Publication, number: int, repository: Path) -> Path | None:
     """Publish the model with its first version; None when another publisher was faster."""
     model = repository / publication.model_name
     repository.mkdir(parents=True, exist_ok=True)
     with _staging_folder(repository, publication.model_name) as staging:
         shared = publication.model_files()
         staged = staging / "model"
-        _write_version(staged / "1", publication, shared)
+        _write_version(staged / str(number), publication, shared)
         for name, content in shared.items():
             _write(staged / name, content)
         _sync_folder(staged)
-        return model / "1" if _move(staged, model) else None
+        return model / str(number) if _move(staged, model) else None
 
 
-def _publish_version(publication: Publication, repository: Path) -> Path | None:
+def _publish_version(publication: Publication, number: int, repository: Path) -> Path | None:
     """Publish a version of a model that is there; None when another publisher took its number."""
     model = repository / publication.model_name
     with _staging_folder(repository, publication.model_name) as staging:
-        number = max(list_versions(repository, publication.model_name), default=0) + 1
         shared = {name: (model / name).read_bytes() for name in publication.model_files()}
         staged = staging / str(number)
         _write_version(staged, publication, shared)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atril_common.imaging import normalise, pixels_from_image
-from atril_common.model_config import ImageInput
+from atril_common.tasks import ImageInput
 
 GREY = ImageInput("image", 4, 6, (0.0,), (1.0,))
 COLOUR = ImageInput("image", 4, 6, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

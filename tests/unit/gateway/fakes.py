@@ -7,7 +7,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.core import InferRequest, InferResponse, ModelIndexEntry, ModelMetadata
 from atril_common.errors import AtrilError, NotFoundError
-from atril_common.model_config import TASK_KEY, ClassificationTask, ImageInput, write_task
+from atril_common.tasks import TASK_KEY, ClassificationTask, ImageInput, write_task
 from atril_common.tensors import Tensor
 
 GREY = ImageInput("image", 4, 4, (0.5,), (0.25,))

@@ -3,7 +3,6 @@
 import httpx
 
 from atril_common.core import ModelIndexEntry
-from atril_common.model_config import CLASSIFICATION_KEY
 
 from .fakes import FakeCore
 
@@ -22,12 +21,12 @@ async def test_the_list_says_what_each_model_is_for(
         ModelIndexEntry("new"),
         ModelIndexEntry("colour.v1-small", "1", "READY"),
     ]
-    facts = core.configs["colour.v1-small"].parameters[CLASSIFICATION_KEY]
+    facts = core.configs["colour.v1-small"].parameters["atril.classification"]
     facts.string_value = "{"
     response = await client.get("/v1/models")
     rows = {model.pop("name"): tuple(model.values()) for model in response.json()["models"]}
     reason = rows.pop("colour.v1-small")[2]
-    assert reason.startswith("model 'colour.v1-small': parameter atril.classification is not JSON")
+    assert reason.startswith("model 'colour.v1-small': malformed parameter atril.classification: ")
     assert rows == {
         "bare": (["1"], "READY", "", "", 0),
         "broken": ([], "UNAVAILABLE", "bad file", "", 0),

@@ -1,8 +1,10 @@
 """The use case: what the core is asked, what is made of its answer, and how it ends early."""
 
 import asyncio
+from dataclasses import asdict
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from atril_common.errors import (
     OverloadedError,
 )
 from atril_common.imaging import normalise, pixels_from_image
-from atril_common.model_config import CLASSIFICATION_KEY
+from atril_common.tasks import ClassificationTask, FeaturesInput, write_task
 from atril_gateway.classification import (
     MAX_TOP_K,
     Classification,
@@ -154,16 +156,27 @@ async def test_a_model_of_another_kind_is_refused(core: FakeCore, model: str, ma
         await classifier(core).classify(model, "", greys(1))
 
 
+_NO_LABELS = orjson.dumps({"input": asdict(GREY), "output": "p", "labels": []}).decode()
+
+
 @pytest.mark.parametrize(
     ("facts", "match"),
-    [("{}", "malformed parameters"), ('{"output": "p", "labels": []}', "without labels")],
+    [("{}", "malformed parameter"), (_NO_LABELS, "without labels")],
 )
 async def test_a_broken_declaration_is_not_the_callers_fault(
     core: FakeCore, facts: str, match: str
 ) -> None:
     """A classifier whose task facts cannot be read is not ready."""
-    core.configs["grey"].parameters[CLASSIFICATION_KEY].string_value = facts
+    core.configs["grey"].parameters["atril.classification"].string_value = facts
     with pytest.raises(NotReadyError, match=match):
+        await classifier(core).classify("grey", "", greys(1))
+
+
+async def test_a_classifier_of_something_else_is_refused(core: FakeCore) -> None:
+    """A model of rows of numbers cannot see a picture; the error says what it takes."""
+    features = FeaturesInput("features", ("petal length", "petal width"))
+    write_task(core.configs["grey"], ClassificationTask(features, "probabilities", LABELS))
+    with pytest.raises(InvalidInputError, match=r"takes features \(petal length, petal width\)"):
         await classifier(core).classify("grey", "", greys(1))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atril_common.errors import InvalidInputError, TooLargeError
-from atril_common.model_config import ImageInput
+from atril_common.tasks import ImageInput
 from atril_gateway.pictures import (
     PictureLimits,
     read_pictures,

@@ -5,45 +5,62 @@ from pathlib import Path
 
 import pytest
 
-from atril_common.model_config import ImageInput
-from atril_models import CATALOGUE, ClassifierWithProbabilities
-from atril_training.datasets import DATASETS, ImageDataset, file_source
-from atril_training.export import export_classifier
-from atril_training.recipes import DEFAULT_RECIPE, QualityBar, Recipe
-from atril_training.trainer import SilentReporter, TrainingRun, train
+from atril_common.tasks import ImageInput
+from atril_models import Network
+from atril_training.card import Training
+from atril_training.datasets import ImageDataset, file_source
+from atril_training.export import Export, export_graph
+from atril_training.fitting import SilentReporter
+from atril_training.pipeline import train_course
+from atril_training.recipes import RECIPES, at_least
+from atril_training.recipes.pictures import PictureClassificationRecipe
+from atril_training.tasks.pictures import PictureClassificationCourse
 
 
 @pytest.fixture(scope="session")
-def recipe() -> Recipe:
-    """The default recipe in two epochs, with a bar that such a training meets easily."""
-    return replace(DEFAULT_RECIPE, epochs=2, bar=QualityBar("test_accuracy", 0.3))
+def recipe() -> PictureClassificationRecipe:
+    """LeNet-5's recipe in two epochs, with a bar that such a training meets."""
+    full = RECIPES["lenet5", "digits"]
+    assert isinstance(full, PictureClassificationRecipe)
+    return replace(
+        full,
+        optimization=replace(full.optimization, epochs=2),
+        bars=(at_least("test_accuracy", 0.9, baseline="test: nearest class mean"),),
+    )
 
 
 @pytest.fixture(scope="session")
-def image(recipe: Recipe) -> ImageInput:
+def course(recipe: PictureClassificationRecipe) -> PictureClassificationCourse:
+    """The recipe with the bundled digits; tests must not change it."""
+    return PictureClassificationCourse.prepare(recipe, file_source(Path("not read")))
+
+
+@pytest.fixture(scope="session")
+def image(course: PictureClassificationCourse) -> ImageInput:
     """How LeNet-5 takes its pictures."""
-    return recipe.image_input(CATALOGUE[recipe.architecture].image)
+    return course.image
 
 
 @pytest.fixture(scope="session")
-def digits(image: ImageInput) -> ImageDataset:
+def digits(course: PictureClassificationCourse) -> ImageDataset:
     """The bundled digits at LeNet-5's size."""
-    return DATASETS["digits"](image, file_source(Path("not read")))
+    return course.dataset
 
 
 @pytest.fixture(scope="session")
-def run(recipe: Recipe, digits: ImageDataset, image: ImageInput) -> TrainingRun:
+def trained(course: PictureClassificationCourse) -> tuple[Network, Training]:
     """A finished short training; tests must not change its network."""
-    return train(recipe, digits, image, SilentReporter())
+    return train_course(course, SilentReporter(), "cpu")
 
 
 @pytest.fixture(scope="session")
-def classifier(run: TrainingRun) -> ClassifierWithProbabilities:
+def export(course: PictureClassificationCourse, trained: tuple[Network, Training]) -> Export:
     """The trained network as it is exported."""
-    return ClassifierWithProbabilities(run.network).eval()
+    (only,) = course.exports(trained[0])
+    return only
 
 
 @pytest.fixture(scope="session")
-def onnx_model(classifier: ClassifierWithProbabilities) -> bytes:
+def onnx_model(export: Export) -> bytes:
     """The exported file."""
-    return export_classifier(classifier, (1, 32, 32))
+    return export_graph(export)

@@ -35,7 +35,7 @@ def test_missed_bar_is_one_line_and_exit_code_1(app: typer.Typer, tmp_path: Path
     lines = stderr.splitlines()
     assert lines[0].startswith("epoch   1/1  loss ")
     assert lines[-1].startswith("atril train: lenet5 on digits: test_accuracy is 0.")
-    assert "the bar is 0.9700" in lines[-1]
+    assert "the bar is at least 0.9700" in lines[-1]
     assert "Traceback" not in stderr
     assert not (tmp_path / "repository").exists()
 
@@ -50,18 +50,40 @@ def test_missing_data_is_named(app: typer.Typer, tmp_path: Path) -> None:
     assert "data/mnist/train-images-idx3-ubyte.gz: No such file" in stderr
 
 
+def test_a_tightened_bar_is_held(app: typer.Typer, tmp_path: Path) -> None:
+    """A bar that was asked for is one that the model must meet."""
+    code, _stdout, stderr = _run(
+        app, "lenet5", "--epochs", "1", "--repository", str(tmp_path / "repository"),
+        "--bar", "test_accuracy=0.9999",
+    )  # fmt: skip
+    assert code == 1
+    assert "the bar is at least 0.9999" in stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("vgg",), "no recipe trains vgg on digits: expected one of lenet5 on digits"),
-        (("lenet5", "--dataset", "cifar"), "no recipe trains lenet5 on cifar"),
-        (("lenet5", "--min-accuracy", "0.5"), "below the recipe's bar of 0.97"),
-        (("lenet5", "--min-accuracy", "1.5"), "--min-accuracy'"),
+        (("lenet6",), "no recipe trains 'lenet6': expected one of "),
+        (("lenet5", "--dataset", "cifar"), "no recipe trains lenet5 on 'cifar'"),
+        (("lenet5", "--bar", "test_accuracy=0.5"), "is looser than the recipe's 0.97"),
+        (("lenet5", "--bar", "test_accuracy=high"), "'high' is not a number"),
+        (("lenet5", "--bar", "beauty=1"), "METRIC one of test_accuracy, tail_accuracy"),
+        (("lenet5", "--device", "abacus"), "--device abacus cannot be used"),
         (("lenet5", "--epochs", "0"), "--epochs'"),
         (("lenet5", "--seed", "-1"), "--seed'"),
         ((), "Missing argument"),
     ],
-    ids=["architecture", "dataset", "low bar", "high bar", "epochs", "seed", "nothing"],
+    ids=[
+        "architecture",
+        "dataset",
+        "low bar",
+        "no number",
+        "no metric",
+        "device",
+        "epochs",
+        "seed",
+        "nothing",
+    ],
 )
 def test_wrong_usage_ends_with_exit_code_2(
     app: typer.Typer, arguments: tuple[str, ...], message: str

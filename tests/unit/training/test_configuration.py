@@ -1,30 +1,20 @@
-"""The config.pbtxt of a classifier."""
+"""The config.pbtxt of an exported graph."""
 
 import onnx
-import pytest
+import torch
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, ModelConfig
 
-from atril_common.model_config import (
-    ClassificationTask,
-    ImageInput,
-    config_to_text,
-    read_task,
-)
-from atril_training.configuration import classifier_config
+from atril_common.model_config import config_to_text
+from atril_common.tasks import read_task
+from atril_training.configuration import model_config
+from atril_training.export import Export, OutputSpec, TensorSpec
 
 
-@pytest.fixture
-def task(image: ImageInput) -> ClassificationTask:
-    """What LeNet-5 does."""
-    return ClassificationTask(image, "probabilities", tuple("0123456789"))
-
-
-def test_configuration_is_one_that_triton_reads(task: ClassificationTask) -> None:
+def test_configuration_is_one_that_triton_reads(export: Export) -> None:
     """Platform, batching, names, types and shapes, as Triton's documentation writes them."""
-    config = classifier_config("lenet5", task)
+    config = model_config("lenet5", export)
     del config.parameters["atril.task"]
-    del config.parameters["atril.image"]
     del config.parameters["atril.classification"]
     expected = """
         name: "lenet5" platform: "onnxruntime_onnx" backend: "onnxruntime" max_batch_size: 64
@@ -38,17 +28,34 @@ def test_configuration_is_one_that_triton_reads(task: ClassificationTask) -> Non
     assert config.HasField("dynamic_batching")
 
 
-def test_task_can_be_learnt_from_the_text(task: ClassificationTask) -> None:
+def test_free_dimensions_and_types_of_a_sequence_model() -> None:
+    """A free length is -1, whole numbers are INT64, and a model without a task declares none."""
+    export = Export(
+        module=torch.nn.Identity(),
+        inputs=(TensorSpec("token", ("batch", "length"), torch.int64),),
+        outputs=(OutputSpec("logits", ("batch", "length", 5)),),
+        example=(),
+        cases=(),
+        max_batch_size=8,
+    )
+    expected = """
+        name: "words" platform: "onnxruntime_onnx" backend: "onnxruntime" max_batch_size: 8
+        input { name: "token" data_type: TYPE_INT64 dims: [-1] }
+        output { name: "logits" data_type: TYPE_FP32 dims: [-1, 5] }
+        dynamic_batching { }
+    """
+    assert model_config("words", export) == text_format.Parse(expected, ModelConfig())
+
+
+def test_task_can_be_learnt_from_the_text(export: Export) -> None:
     """What serving reads back is what training wrote."""
-    text = config_to_text(classifier_config("lenet5", task))
-    assert read_task(text_format.Parse(text, ModelConfig())) == task
+    text = config_to_text(model_config("lenet5", export))
+    assert read_task(text_format.Parse(text, ModelConfig())) == export.task
 
 
-def test_configuration_agrees_with_the_exported_graph(
-    task: ClassificationTask, onnx_model: bytes
-) -> None:
+def test_configuration_agrees_with_the_exported_graph(export: Export, onnx_model: bytes) -> None:
     """Same names, types and shapes on both sides, the batch left out of the configuration."""
-    config = classifier_config("lenet5", task)
+    config = model_config("lenet5", export)
     graph = onnx.load_from_string(onnx_model).graph
     in_graph = [
         (v.name, v.type.tensor_type.elem_type, [d.dim_value for d in v.type.tensor_type.shape.dim])

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits as load_bundled_digits
 
 from atril_common.imaging import normalise, pixels_from_image
-from atril_common.model_config import ImageInput
+from atril_common.tasks import ImageInput
 from atril_training.datasets import ImageDataset, file_source, mnist
 from atril_training.datasets.files import DataFile, DownloadSource, FolderSource
 from atril_training.datasets.image_dataset import stratified_holdout
@@ -28,13 +28,20 @@ def _posted(picture: np.ndarray, image: ImageInput) -> np.ndarray:
 
 
 def test_digits_are_all_there_once(digits: ImageDataset) -> None:
-    """1,797 pictures in three splits, every class in each, none in two."""
-    splits = (digits.train, digits.validation, digits.test)
-    assert [len(split) for split in splits] == [1295, 143, 359]
+    """1,797 pictures in four splits, every class in each, none in two."""
+    assert digits.tail is not None
+    splits = (digits.train, digits.validation, digits.test, digits.tail)
+    assert [len(split) for split in splits] == [1164, 130, 323, 180]
     assert all(set(split.targets) == set(range(10)) for split in splits)
     every = np.concatenate([split.pixels for split in splits]).reshape(1797, -1)
     bundled = load_bundled_digits().images
     assert len(np.unique(every, axis=0)) == len(np.unique(bundled.reshape(1797, -1), axis=0))
+
+
+def test_the_tail_is_a_range_of_the_file(digits: ImageDataset) -> None:
+    """Its pictures are the last 180 of the file, in their order."""
+    assert digits.tail is not None
+    assert digits.tail.targets.tolist() == load_bundled_digits().target[-180:].tolist()
 
 
 def test_digits_are_what_a_posted_picture_becomes(digits: ImageDataset, image: ImageInput) -> None:

@@ -5,11 +5,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
 
 from atril_common.errors import RefusedError
-from atril_models import CATALOGUE, ClassifierWithProbabilities, create_model
-from atril_training.export import IR_VERSION, OPSET, check_graph, export_classifier
+from atril_models import Network
+from atril_training.card import Training
+from atril_training.export import IR_VERSION, OPSET, Export, check_graph, export_graph
+from atril_training.tasks.pictures import PictureClassificationCourse
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +64,9 @@ def test_file_carries_all_weights_and_no_notes(graph: onnx.ModelProto, onnx_mode
         assert trace not in onnx_model
 
 
-def test_same_weights_give_the_same_bytes(
-    classifier: ClassifierWithProbabilities, onnx_model: bytes
-) -> None:
+def test_same_weights_give_the_same_bytes(export: Export, onnx_model: bytes) -> None:
     """A second export of the same network cannot be told from the first."""
-    assert export_classifier(classifier, (1, 32, 32)) == onnx_model
+    assert export_graph(export) == onnx_model
 
 
 def test_batch_of_one_equals_row_of_a_batch(onnx_model: bytes) -> None:
@@ -79,38 +78,56 @@ def test_batch_of_one_equals_row_of_a_batch(onnx_model: bytes) -> None:
     np.testing.assert_allclose(np.stack(alone), together, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in CATALOGUE if name != "lenet5"])
-def test_every_other_architecture_exports(name: str) -> None:
-    """The graph is valid, its batch is free, and it answers as the module does."""
-    torch.manual_seed(0)
-    module = ClassifierWithProbabilities(create_model(name)).eval()
-    shape = CATALOGUE[name].image.shape
-    session = _session(export_classifier(module, shape))
-    batch = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
-    (logits,) = session.run(["logits"], {"image": batch})
-    with torch.no_grad():
-        np.testing.assert_allclose(logits, module(torch.from_numpy(batch))[0].numpy(), atol=1e-4)
-
-
-def test_module_in_training_mode_is_refused() -> None:
+def test_module_in_training_mode_is_refused(
+    course: PictureClassificationCourse, trained: tuple[Network, Training]
+) -> None:
     """Even when only a part of it still trains."""
-    module = ClassifierWithProbabilities(nn.Sequential(nn.Flatten(), nn.Dropout())).eval()
-    module.network[1].train()
-    with pytest.raises(ValueError, match="eval mode"):
-        export_classifier(module, (1, 2, 2))
+    (export,) = course.exports(trained[0])
+    part = next(module for module in export.module.modules() if isinstance(module, torch.nn.Linear))
+    part.train()
+    try:
+        with pytest.raises(ValueError, match="eval mode"):
+            export_graph(export)
+    finally:
+        part.eval()
 
 
-def test_fixed_batch_dimension_is_refused(onnx_model: bytes) -> None:
-    """The check names the tensor and the shape it has."""
+def _dim(graph: onnx.ModelProto, axis: int) -> onnx.TensorShapeProto.Dimension:
+    return graph.graph.input[0].type.tensor_type.shape.dim[axis]
+
+
+def test_fixed_batch_dimension_is_refused(export: Export, onnx_model: bytes) -> None:
+    """The check names the tensor, the shape it has and the one it should have."""
     fixed = onnx.load_from_string(onnx_model)
-    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
-    with pytest.raises(RefusedError, match=r"'image' has shape \[2, 1, 32, 32\]"):
-        check_graph(fixed)
+    _dim(fixed, 0).dim_value = 2
+    with pytest.raises(RefusedError, match=r"'image' has shape \[2, 1, 32, 32\], .*'batch', 1, 32"):
+        check_graph(fixed, export.inputs, export.outputs)
 
 
-def test_invalid_graph_is_refused(onnx_model: bytes) -> None:
+def test_free_dimension_that_should_be_fixed_is_refused(export: Export, onnx_model: bytes) -> None:
+    """A picture's size is part of the contract."""
+    loose = onnx.load_from_string(onnx_model)
+    _dim(loose, 3).dim_param = "width"
+    with pytest.raises(RefusedError, match=r"'image' has shape \['batch', 1, 32, 'width'\]"):
+        check_graph(loose, export.inputs, export.outputs)
+
+
+def test_other_names_and_types_are_refused(export: Export, onnx_model: bytes) -> None:
+    """The graph takes and answers what was declared, by name and element type."""
+    graph = onnx.load_from_string(onnx_model)
+    with pytest.raises(
+        RefusedError, match=r"has the outputs \['logits', 'prob.*expected \['logits'\]"
+    ):
+        check_graph(graph, export.inputs, export.outputs[:1])
+    graph.graph.output[0].name = "logits"
+    graph.graph.output[1].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    with pytest.raises(RefusedError, match=r"not valid ONNX|element type DOUBLE"):
+        check_graph(graph, export.inputs, export.outputs)
+
+
+def test_invalid_graph_is_refused(export: Export, onnx_model: bytes) -> None:
     """What the ONNX checker finds is told."""
     broken = onnx.load_from_string(onnx_model)
     broken.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(RefusedError, match=r"not valid ONNX: (.|\n)*NoSuchOperator"):
-        check_graph(broken)
+        check_graph(broken, export.inputs, export.outputs)

@@ -18,15 +18,10 @@ from hypothesis import strategies as st
 from tritonclient.grpc.model_config_pb2 import TYPE_FP16, TYPE_FP32, ModelConfig
 
 from atril_common.errors import InvalidInputError, RefusedError
-from atril_common.model_config import (
-    ClassificationTask,
-    ImageInput,
-    config_to_text,
-    read_config,
-    write_task,
-)
+from atril_common.model_config import config_to_text, read_config
 from atril_common.repository import list_models, list_versions
-from atril_training.publication import Publication, check_fits, publish
+from atril_common.tasks import ClassificationTask, ImageInput, write_task
+from atril_training.publication import Publication, check_fits, publish_together
 
 LABELS = ("no", "yes")
 TASK = ClassificationTask(ImageInput("image", 2, 2, (0.5,), (0.5,)), "probabilities", LABELS)
@@ -42,6 +37,12 @@ def _config(name: str = "toy", task: ClassificationTask = TASK) -> ModelConfig:
 
 def _publication(onnx_model: bytes = b"weights") -> Publication:
     return Publication(_config(), LABELS, onnx_model, {"seed": 1})
+
+
+def publish(publication: Publication, repository: Path) -> Path:
+    """Publish one model by itself."""
+    (path,) = publish_together([publication], repository)
+    return path
 
 
 def _tree(root: Path) -> dict[str, bytes]:
@@ -156,7 +157,7 @@ def _other_platform(config: ModelConfig) -> None:
 
 
 def _other_normalisation(config: ModelConfig) -> None:
-    write_task(config, replace(TASK, image=replace(TASK.image, mean=(0.25,))))
+    write_task(config, replace(TASK, input=replace(TASK.input, mean=(0.25,))))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ _PUBLISHER = """
 import os, sys
 from pathlib import Path
 from tritonclient.grpc.model_config_pb2 import ModelConfig
-from atril_training.publication import Publication, publish
+from atril_training.publication import Publication, publish_together
 assert not {"torch", "onnxruntime"} & set(sys.modules)
 
 repository, worker, count, steps_before_kill = Path(sys.argv[1]), *map(int, sys.argv[2:])
@@ -288,7 +289,8 @@ print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(count):
     weights = f"{worker}.{turn}".encode()
-    print(publish(Publication(ModelConfig(name="toy"), (), weights, {}), repository).name)
+    publication = Publication(ModelConfig(name="toy"), (), weights, {})
+    print(publish_together([publication], repository)[0].name)
 """
 
 
@@ -334,3 +336,55 @@ def test_killed_publisher_leaves_nothing_that_matters(tmp_path: Path) -> None:
     assert list_models(tmp_path) == []
     assert publish(_publication(), tmp_path) == tmp_path / "toy" / "1"
     assert list_models(tmp_path) == ["toy"]
+
+
+def _part(name: str, onnx_model: bytes = b"weights") -> Publication:
+    return Publication(_config(name), LABELS, onnx_model, {"seed": 1})
+
+
+def test_models_that_belong_together_get_the_same_number(tmp_path: Path) -> None:
+    """The next number that none of them has, even where one of them is newer than the other."""
+    publish_together([_part("toy-encoder"), _part("toy")], tmp_path)
+    publish(_part("toy"), tmp_path)
+    paths = publish_together([_part("toy-encoder"), _part("toy")], tmp_path)
+    assert paths == (tmp_path / "toy-encoder" / "3", tmp_path / "toy" / "3")
+    assert list_versions(tmp_path, "toy-encoder") == [1, 3]
+    assert list_versions(tmp_path, "toy") == [1, 2, 3]
+
+
+def test_a_new_part_takes_the_number_of_the_others(tmp_path: Path) -> None:
+    """A model folder may begin with a higher version than 1."""
+    publish(_part("toy"), tmp_path)
+    paths = publish_together([_part("toy-decoder"), _part("toy")], tmp_path)
+    assert [path.name for path in paths] == ["2", "2"]
+    assert list_versions(tmp_path, "toy-decoder") == [2]
+
+
+def test_a_number_taken_on_the_way_is_left_to_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another publisher takes the number of the second part, both begin again together."""
+    publish_together([_part("toy-encoder"), _part("toy")], tmp_path)
+    rename = Path.rename
+    taken = []
+
+    def rename_and_be_overtaken(path: Path, target: Path) -> Path:
+        result = rename(path, target)
+        if not taken and Path(target) == tmp_path / "toy-encoder" / "2":
+            taken.append(target)
+            (tmp_path / "toy" / "2").mkdir()
+            (tmp_path / "toy" / "2" / "model.onnx").write_bytes(b"somebody else's")
+        return result
+
+    monkeypatch.setattr(Path, "rename", rename_and_be_overtaken)
+    paths = publish_together([_part("toy-encoder"), _part("toy")], tmp_path)
+    assert [path.name for path in paths] == ["3", "3"]
+    assert (tmp_path / "toy" / "2" / "model.onnx").read_bytes() == b"somebody else's"
+
+
+def test_a_model_without_labels_has_no_file_of_labels(tmp_path: Path) -> None:
+    """And none is expected of its next version."""
+    bare = replace(_part("toy"), labels=())
+    publish(bare, tmp_path)
+    assert publish(bare, tmp_path).name == "2"
+    assert not (tmp_path / "toy" / "labels.txt").exists()

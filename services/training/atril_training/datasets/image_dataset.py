@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atril_common.imaging import pixels_from_image
-from atril_common.model_config import ImageInput
+from atril_common.tasks import ImageInput
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +38,10 @@ class Split:
 class ImageDataset:
     """A classification set: to learn from, to choose the best epoch on, and to judge with.
 
-    `checksums` are SHA-256 sums of the data it was made from, by file.
+    `checksums` are SHA-256 sums of the data it was made from, by file; `held_out` says what the
+    test splits are. `tail`, where there is one, is a second test split: a whole range of the data
+    in its own order, none of which is in the others. It is harder than a split drawn at random,
+    whose pictures have neighbours by the same hand among those that were learnt.
     """
 
     name: str
@@ -47,6 +50,8 @@ class ImageDataset:
     validation: Split
     test: Split
     checksums: Mapping[str, str]
+    held_out: str
+    tail: Split | None = None
 
 
 def fit_pictures(greyscale: Iterable[NDArray[np.uint8]], image: ImageInput) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """MNIST: 60,000 + 10,000 handwritten digits of 28 × 28, by Y. LeCun, C. Cortes and C. Burges."""
 
-from atril_common.model_config import ImageInput
+from atril_common.tasks import ImageInput
 from atril_training.datasets.files import DataFile, FileSource
 from atril_training.datasets.idx import labels_from_idx, pictures_from_idx
 from atril_training.datasets.image_dataset import (
@@ -67,6 +67,7 @@ def load_mnist(image: ImageInput, source: FileSource) -> ImageDataset:
         validation=known.take(held_out),
         test=_read_split(TEST_PICTURES, TEST_LABELS, image, source),
         checksums={file.name: file.sha256 for file in files},
+        held_out="the 10,000 pictures of the set's own test files, by other writers",
     )
 
 
