@@ -18,6 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 run: install ## train lenet5 if the repository is empty, serve it, print how to call it
 	$(BIN)/atril run
 
+catalogue: install ## train, check and publish every architecture on data that needs no download
+	$(BIN)/atril catalogue build
+
 test: install lint ## lint, then all tests
 	$(BIN)/pytest
 
@@ -59,4 +62,4 @@ lock: ## write the installed versions to constraints.txt
 clean: ## remove what was built
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help install run test lint fmt proto proto-check bench smoke up down lock clean
+.PHONY: help install run catalogue test lint fmt proto proto-check bench smoke up down lock clean

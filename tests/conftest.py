@@ -20,6 +20,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance", "the server that the conformance tests run against")
     group.addoption("--oip-http", metavar="URL", help="base URL of its HTTP port")
     group.addoption("--oip-grpc", metavar="ADDRESS", help="host:port of its gRPC port")
+    group = parser.getgroup("catalogue", "the models that the catalogue's tests look at")
+    group.addoption(
+        "--catalogue", metavar="FOLDER", help="a repository that `make catalogue` has built"
+    )
 
 
 @pytest.fixture(scope="session")

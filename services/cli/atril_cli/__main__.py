@@ -92,9 +92,12 @@ class _Group(TyperGroup):
         entries = entry_points(group=COMMANDS, name=cmd_name)
         if not entries:
             return super().get_command(ctx, cmd_name)
-        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        single.command(name=cmd_name)(_load(next(iter(entries))))
-        return typer.main.get_command(single)
+        command = _load(next(iter(entries)))
+        if not isinstance(command, typer.Typer):
+            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            single.command(name=cmd_name)(command)
+            command = single
+        return typer.main.get_command(command)
 
 
 def create_cli() -> typer.Typer:
@@ -111,10 +114,10 @@ def create_cli() -> typer.Typer:
     return app
 
 
-def _load(entry: EntryPoint) -> Callable[..., None]:
-    """A service's command, or one that says which package it lacks."""
+def _load(entry: EntryPoint) -> Callable[..., None] | typer.Typer:
+    """A service's command or group of commands, or one that says which package it lacks."""
     try:
-        command: Callable[..., None] = entry.load()
+        command: Callable[..., None] | typer.Typer = entry.load()
     except ModuleNotFoundError as err:
         missing = err.name
     else:

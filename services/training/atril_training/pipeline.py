@@ -29,6 +29,7 @@ class PublishedModel:
     recipe: Recipe
     training: Training
     judgement: Judgement
+    parameters: int
     proofs: tuple[Proof, ...]
 
 
@@ -77,7 +78,8 @@ def train_and_publish(
         for name, export, graph, proof in zip(names, exports, graphs, proofs, strict=True)
     ]
     paths = publish_together(publications, repository)
-    return PublishedModel(paths, recipe, training, judgement, proofs)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return PublishedModel(paths, recipe, training, judgement, parameters, proofs)
 
 
 def check_publishable(course: Course, model_name: str, repository: Path) -> None:

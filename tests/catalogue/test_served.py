@@ -1,0 +1,85 @@
+"""Every published graph answers through the gateway, over HTTP and gRPC, as ONNX Runtime does."""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from numpy.typing import NDArray
+from tritonclient.utils import triton_to_np_dtype
+
+from atril_common.repository import list_models
+from tests.support.processes import ServerProcess
+
+from .conftest import Built
+
+pytestmark = pytest.mark.slow
+
+_FREE = 3
+"""What every free dimension is set to."""
+
+
+@pytest.fixture(scope="session", params=["http", "grpc"])
+def client(
+    request: pytest.FixtureRequest, catalogue_server: ServerProcess
+) -> Iterator[tuple[ModuleType, Any]]:
+    """Triton's own client, and the module it is from."""
+    module = {"http": tritonclient.http, "grpc": tritonclient.grpc}[request.param]
+    address = {
+        "http": catalogue_server.http_url.removeprefix("http://"),
+        "grpc": catalogue_server.grpc_address,
+    }[request.param]
+    with module.InferenceServerClient(address) as open_client:
+        yield module, open_client
+
+
+def _inputs(metadata: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """Random numbers; every index and every length is 1, which all of them may be."""
+    generator = np.random.default_rng(0)
+    tensors = {}
+    for spec in metadata["inputs"]:
+        shape = [_FREE if int(size) < 0 else int(size) for size in spec["shape"]]
+        dtype = triton_to_np_dtype(spec["datatype"])
+        random = generator.random(shape).astype(dtype)
+        tensors[spec["name"]] = random if spec["datatype"] == "FP32" else np.ones(shape, dtype)
+    return tensors
+
+
+def test_every_model_is_ready(built: Built, catalogue_server: ServerProcess) -> None:
+    """The server has loaded all graphs of the catalogue, and says so."""
+    with tritonclient.http.InferenceServerClient(
+        catalogue_server.http_url.removeprefix("http://")
+    ) as http:
+        states = {e["name"]: e.get("state") for e in http.get_model_repository_index()}
+    assert states == dict.fromkeys(list_models(built.repository), "READY")
+
+
+def test_every_model_answers_as_onnx_runtime_does(
+    built: Built, client: tuple[ModuleType, Any]
+) -> None:
+    """Each output of each graph is what a session on the published file gives."""
+    module, server = client
+    as_json = {} if module is tritonclient.http else {"as_json": True}
+    names = list_models(built.repository)
+    for name in names:
+        tensors = _inputs(server.get_model_metadata(name, **as_json))
+        asked = []
+        for input_name, tensor in tensors.items():
+            datatype = "FP32" if tensor.dtype == np.float32 else "INT64"
+            one = module.InferInput(input_name, list(tensor.shape), datatype)
+            one.set_data_from_numpy(tensor)
+            asked.append(one)
+        answer = server.infer(name, asked)
+        session = onnxruntime.InferenceSession(
+            built.repository / name / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+        )
+        outputs = [output.name for output in session.get_outputs()]
+        for output, expected in zip(outputs, session.run(outputs, tensors), strict=True):
+            np.testing.assert_allclose(
+                answer.as_numpy(output), expected, atol=1e-4, err_msg=f"{name}: {output}"
+            )
+    assert names
