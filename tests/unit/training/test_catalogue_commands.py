@@ -74,6 +74,18 @@ def test_build_publishes_and_its_card_is_shown(tmp_path: Path) -> None:
         path.name for path in (repository / "softmax-regression").iterdir() if path.is_dir()
     ] == ["1"]
 
+    reported = _run("report", "--repository", str(repository))
+    assert reported.exit_code == 0
+    assert "| `softmax-regression` | 2.2.1 | digits | 650 | test_accuracy **0." in reported.stdout
+    assert "torch " in reported.stdout
+
+
+def test_report_of_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """The error names the model and the repository."""
+    result = _run("report", "mlp", "--repository", str(tmp_path))
+    assert result.exit_code == 1
+    assert f"{tmp_path} has no card of mlp" in result.stderr
+
 
 @pytest.mark.slow
 def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import typer
 from rich.console import Console
 
 from atril_common.errors import AtrilError
-from atril_common.repository import list_versions
+from atril_common.repository import list_models, list_versions
 from atril_models import CATALOGUE, UnknownArchitectureError
 from atril_training.catalogue.build import BuiltModel, build_catalogue
 from atril_training.catalogue.cards import latest_card
 from atril_training.catalogue.describe import describe
+from atril_training.catalogue.report import Published
+from atril_training.catalogue.report import report as markdown_report
 from atril_training.catalogue.tables import build_table, description, list_table, metric_text
 from atril_training.commands import DEFAULT_REPOSITORY, DataDir, Repository
 from atril_training.recipes import find_recipe
@@ -78,6 +80,27 @@ def build(
     _console().print(build_table(built))
     if any(one.error for one in built):
         raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Published models; all with a card if none is named.")
+    ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+) -> None:
+    """Print the figures in the cards of published models, as a page of Markdown."""
+    found = []
+    for name in names or list_models(repository):
+        card = latest_card(repository, name)
+        if card is None:
+            if names:
+                typer.echo(f"atril catalogue report: {repository} has no card of {name}", err=True)
+                raise typer.Exit(1)
+            continue
+        if names or name == card[1]["published_with"][-1]:  # the whole, not its parts
+            found.append(Published(name, *card))
+    typer.echo(markdown_report(found))
 
 
 def _chosen(names: list[str]) -> list[str]:
