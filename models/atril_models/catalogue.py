@@ -8,7 +8,18 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 
 from atril_models import (
+    alexnet,
+    autoencoders,
+    densenet,
+    feedforward,
+    googlenet,
     lenet,
+    nin,
+    recurrent,
+    regnet,
+    resnet,
+    translation,
+    vgg,
 )
 from atril_models.architecture import Architecture, Network
 
@@ -62,7 +73,22 @@ class Catalogue(Mapping[str, Architecture]):
         return len(self._entries)
 
 
-CATALOGUE = Catalogue([*lenet.ARCHITECTURES])
+CATALOGUE = Catalogue(
+    [
+        *feedforward.ARCHITECTURES,
+        *lenet.ARCHITECTURES,
+        *alexnet.ARCHITECTURES,
+        *vgg.ARCHITECTURES,
+        *nin.ARCHITECTURES,
+        *googlenet.ARCHITECTURES,
+        *resnet.ARCHITECTURES,
+        *densenet.ARCHITECTURES,
+        *regnet.ARCHITECTURES,
+        *autoencoders.ARCHITECTURES,
+        *recurrent.ARCHITECTURES,
+        *translation.ARCHITECTURES,
+    ]
+)
 
 
 def create_model(name: str, **options: object) -> Network:

@@ -35,7 +35,7 @@ class LeNet5(Network):
     The lecture's form has the paper's partly connected C3 and trainable sub-sampling followed by
     an activation, and 60,850 parameters. It differs from the paper in two things, as the lecture
     does: the activation is plain tanh where the paper has 1.7159·tanh(2a/3), and the output is a
-    linear layer under a softmax (850 parameters) where the paper has fixed Gaussian codes.
+    linear layer under a softmax (850 parameters) where the paper has distances to fixed codes.
 
     With `simplified`, C3 is fully connected and the pooling is a plain average with no activation
     after it: 61,706 parameters, the network that most libraries call LeNet.

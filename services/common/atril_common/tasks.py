@@ -94,12 +94,158 @@ class RegressionTask:
     target: str
 
 
-Task = ClassificationTask | RegressionTask
+@dataclass(frozen=True, slots=True)
+class AutoencoderParts:
+    """The encoder and the decoder of an autoencoder, which are models of their own.
+
+    Their names are the whole's with a suffix. The encoder takes the whole's input; of its outputs
+    the first is what the decoder takes, `[batch, *code_shape]`. The decoder's output is a picture
+    as the whole's is.
+    """
+
+    encoder_suffix: str
+    encoder_outputs: tuple[str, ...]
+    decoder_suffix: str
+    decoder_input: str
+    decoder_output: str
+    code_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionTask:
+    """A picture again, from its code.
+
+    `output` names the output of the input's shape, in the units of the normalised input; it may
+    leave the range of a picture and is to be clipped.
+    """
+
+    input: ImageInput
+    output: str
+    parts: AutoencoderParts
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisingTask:
+    """A picture without its noise.
+
+    `output` is as that of `ReconstructionTask`. `noise` and `strength` say what the model has
+    learnt to remove: Gaussian of this deviation, or salt-and-pepper or masking of this share of
+    the values. Where `any_size`, the model takes a picture of any height and width as it is, and
+    those of `input` are only the ones that it has learnt on.
+    """
+
+    input: ImageInput
+    output: str
+    noise: Literal["gaussian", "salt-and-pepper", "masking"]
+    strength: float
+    any_size: bool = False
+    parts: AutoencoderParts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTask:
+    """New pictures, decoded from latent vectors that are drawn from N(0, I).
+
+    `output` is as that of `ReconstructionTask`. The encoder answers mean and log variance of the
+    latent vector of a picture.
+    """
+
+    input: ImageInput
+    output: str
+    parts: AutoencoderParts
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationTask:
+    """Text of one language in another, written one token at a time.
+
+    The model is two graphs, or three, whose names are one name with a suffix each: the encoder,
+    one step of the decoder, and where it is not None one step that also answers `attention`, the
+    weights of the source's positions. What they take and give is in
+    `atril_models.translation.contract`.
+
+    Args:
+        source_language, target_language: ISO 639-1 codes.
+        tokenizer: of both languages, in the JSON of the `tokenizers` library.
+        pad_id, bos_id, eos_id: what fills a source up, begins a target, and ends both.
+        max_source_length, max_target_length: in tokens with the end token; what is longer was
+            never learnt.
+        beam, length_penalty: of the search that the model was judged with.
+    """
+
+    encoder_suffix: str
+    decoder_suffix: str
+    explainer_suffix: str | None
+    source_language: str
+    target_language: str
+    tokenizer: str
+    pad_id: int
+    bos_id: int
+    eos_id: int
+    max_source_length: int
+    max_target_length: int
+    beam: int
+    length_penalty: float
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastTask:
+    """How a series goes on.
+
+    `output` names the output `[batch, horizon]`, the next observations, and `deviation` one of the
+    same shape with the standard deviation of their errors; input and outputs are in the unit of
+    the one feature. The window may have any length; `window` is the one that the model has learnt
+    on. The model whose name has `step_suffix` takes one `observation` at a time, and its `state_*`
+    inputs from its `next_state_*` outputs.
+    """
+
+    input: SequenceInput
+    output: str
+    deviation: str
+    window: int
+    horizon: int
+    step_suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionTask:
+    """A text, written on character by character.
+
+    The whole model takes `tokens` `[batch, length]`, places in the `alphabet`, and its `output` has
+    the logits of the character after each. The model whose name has `step_suffix` takes one
+    `token` and answers the logits of the next; what it remembers is in `state_*` inputs, replaced
+    by `next_state_*` outputs, and in `cache_*` inputs, buffers into which the caller writes each
+    `update_*` output at the place `cache_length`. `context` is the most characters that can be
+    read, None where there is no limit.
+    """
+
+    alphabet: str
+    output: str
+    step_suffix: str
+    context: int | None
+
+
+Task = (
+    ClassificationTask
+    | RegressionTask
+    | ReconstructionTask
+    | DenoisingTask
+    | GenerationTask
+    | TranslationTask
+    | ForecastTask
+    | CompletionTask
+)
 
 TASKS: Mapping[str, type[Task]] = MappingProxyType(
     {
         "classification": ClassificationTask,
         "regression": RegressionTask,
+        "reconstruction": ReconstructionTask,
+        "denoising": DenoisingTask,
+        "generation": GenerationTask,
+        "translation": TranslationTask,
+        "forecast": ForecastTask,
+        "completion": CompletionTask,
     }
 )
 """The tasks by the name that a configuration gives them."""

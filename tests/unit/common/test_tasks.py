@@ -12,11 +12,19 @@ from atril_common.model_config import config_to_text, read_config
 from atril_common.tasks import (
     TASK_KEY,
     TASKS,
+    AutoencoderParts,
     ClassificationTask,
+    CompletionTask,
+    DenoisingTask,
     FeaturesInput,
+    ForecastTask,
+    GenerationTask,
     ImageInput,
+    ReconstructionTask,
     RegressionTask,
+    SequenceInput,
     Task,
+    TranslationTask,
     declared_task,
     facts_key,
     read_task,
@@ -25,9 +33,39 @@ from atril_common.tasks import (
 
 IMAGE = ImageInput("image", 28, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 FEATURES = FeaturesInput("features", ("age", "bmi"))
+PARTS = AutoencoderParts(
+    encoder_suffix="-encoder",
+    encoder_outputs=("mu", "log_variance"),
+    decoder_suffix="-decoder",
+    decoder_input="latent",
+    decoder_output="reconstruction",
+    code_shape=(20,),
+)
 EXAMPLES: dict[str, Task] = {
     "classification": ClassificationTask(IMAGE, "probabilities", ("a", "b")),
     "regression": RegressionTask(FEATURES, "prediction", "progression"),
+    "reconstruction": ReconstructionTask(IMAGE, "reconstruction", PARTS),
+    "denoising": DenoisingTask(IMAGE, "reconstruction", "gaussian", 0.5, any_size=True),
+    "generation": GenerationTask(IMAGE, "reconstruction", PARTS),
+    "translation": TranslationTask(
+        encoder_suffix="-encoder",
+        decoder_suffix="-decoder",
+        explainer_suffix=None,
+        source_language="en",
+        target_language="es",
+        tokenizer='{"model": {"vocab": {"\u0120ñ": 4}}}',
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        max_source_length=24,
+        max_target_length=24,
+        beam=1,
+        length_penalty=0.0,
+    ),
+    "forecast": ForecastTask(
+        SequenceInput("window", ("°C",)), "forecast", "deviation", 24, 3, "-step"
+    ),
+    "completion": CompletionTask("\n abc", "logits", "-step", 256),
 }
 
 

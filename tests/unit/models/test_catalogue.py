@@ -46,7 +46,7 @@ def test_same_name_twice_is_an_error() -> None:
 
 def test_unknown_name_lists_what_exists() -> None:
     """The error has the name that was asked for and those that could have been."""
-    with pytest.raises(UnknownArchitectureError, match="'vgg': expected one of lenet5, lenet5-m"):
+    with pytest.raises(UnknownArchitectureError, match=r"'vgg': expected one of .*lenet5"):
         create_model("vgg")
 
 

@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file of a public data set: its place in a data folder, its content, and its URLs."""
+    """A file of a public data set: its place in a data folder, its content, and any URLs."""
 
     folder: str
     name: str
@@ -92,6 +92,11 @@ class DownloadSource:
         return content
 
     def _download(self, file: DataFile) -> bytes:
+        if not file.urls:
+            raise DataUnavailableError(
+                f"{file.name} has no public URL: put it into the folder '{file.folder}' of a data "
+                f"folder, and name that with --data-dir or ATRIL_DATA_DIR"
+            )
         failures = []
         for url in file.urls:
             try:
