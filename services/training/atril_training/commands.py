@@ -14,6 +14,7 @@ from atril_training.datasets import DATASETS, FileSource, file_source
 from atril_training.pipeline import PublishedModel, train_and_publish
 from atril_training.progress import training_progress
 from atril_training.recipes import QualityBar, Recipe, find_recipe
+from atril_training.recipes.recipe import figure_text
 
 DEFAULT_REPOSITORY = Path("model_repository")
 
@@ -148,8 +149,9 @@ def summary(published: PublishedModel) -> str:
         f"trained    {recipe.title}, seed {recipe.seed}, in {training.duration_s:.1f} s; {stages}"
     ]
     lines += [
-        f"quality    {metric.name} {metric.value:.4f} on the test split; the bar is "
-        f"{metric.bar.bound:.4f}, {metric.bar.baseline} reaches {metric.baseline_value:.4f}"
+        f"quality    {metric.name} {figure_text(metric.value)} on the test split; the bar is "
+        f"{figure_text(metric.bar.bound)}, {metric.bar.baseline} reaches "
+        f"{figure_text(metric.baseline_value)}"
         for metric in published.judgement.metrics(recipe)
     ]
     for path, proof in zip(published.paths, published.proofs, strict=True):

@@ -1,5 +1,6 @@
 """From a trained module to an ONNX file that says nothing of the machine it was made on."""
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,9 +142,12 @@ def export_graph(export: Export) -> bytes:
             dynamo=True,
             input_names=[spec.name for spec in export.inputs],
             output_names=[spec.name for spec in export.outputs],
-            dynamic_shapes=tuple(
-                {axis: free[dim] for axis, dim in enumerate(spec.dims) if isinstance(dim, str)}
-                for spec in export.inputs
+            dynamic_shapes=_as_arguments(
+                export.module,
+                [
+                    {axis: free[dim] for axis, dim in enumerate(spec.dims) if isinstance(dim, str)}
+                    for spec in export.inputs
+                ],
             ),
             opset_version=OPSET,
             external_data=False,
@@ -156,6 +160,14 @@ def export_graph(export: Export) -> bytes:
     _strip_metadata(model)
     check_graph(model, export.inputs, export.outputs)
     return model.SerializeToString(deterministic=True)
+
+
+def _as_arguments(module: nn.Module, shapes: Sequence[Mapping[int, Any]]) -> tuple[Any, ...]:
+    """One entry for each argument of `forward`: what its `*inputs` collects is one of them."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    named = sum(one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for one in parameters)
+    collected = tuple(shapes[named:])
+    return (*shapes[:named], collected) if collected else tuple(shapes)
 
 
 def check_graph(
@@ -221,10 +233,9 @@ def _quiet_exporter() -> Iterator[None]:
     logger.setLevel(logging.ERROR)  # "torchvision is not installed", which we do not need
     try:
         with warnings.catch_warnings():
-            # torch.export copies its own tree specifications, which warns of their own deprecation
-            warnings.filterwarnings(
-                "ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning
-            )
+            # Where a warning is an error the exporter takes it for a failure, and tries again in a
+            # way that silently fixes free dimensions.
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)

@@ -53,8 +53,13 @@ def fit_autoregression(values: NDArray[np.float64], lags: int) -> Autoregression
             f"one value more than twice the lags"
         )
     windows = np.lib.stride_tricks.sliding_window_view(values[:-1], lags)
+    return fit_to_windows(windows, values[lags:])
+
+
+def fit_to_windows(windows: NDArray[np.float64], targets: NDArray[np.float64]) -> Autoregression:
+    """The least squares solution for targets that follow windows, [N, K] and [N]."""
     design = np.column_stack([windows, np.ones(len(windows))])
-    solution = np.linalg.lstsq(design, values[lags:], rcond=None)[0]
+    solution = np.linalg.lstsq(design, targets, rcond=None)[0].astype(np.float64)
     return Autoregression(solution[:-1], float(solution[-1]))
 
 

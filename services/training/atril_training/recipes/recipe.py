@@ -35,15 +35,20 @@ class QualityBar:
         texts = []
         if not self.is_met(value):
             texts.append(
-                f"{self.metric} is {value:.4f}, the bar is {side} {self.bound:.4f}, missed by "
-                f"{abs(value - self.bound):.4f}"
+                f"{self.metric} is {figure_text(value)}, the bar is {side} "
+                f"{figure_text(self.bound)}, missed by {figure_text(abs(value - self.bound))}"
             )
         if self.is_met(simple):
             texts.append(
-                f"the bar of {self.metric} is {side} {self.bound:.4f}, which {self.baseline} "
-                f"reaches with {simple:.4f}: it proves nothing"
+                f"the bar of {self.metric} is {side} {figure_text(self.bound)}, which "
+                f"{self.baseline} reaches with {figure_text(simple)}: it proves nothing"
             )
         return tuple(texts)
+
+
+def figure_text(value: float) -> str:
+    """A figure with four decimals, or with three digits where those would hardly show it."""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 else f"{value:.3g}"
 
 
 def at_least(metric: str, bound: float, *, baseline: str) -> QualityBar:
@@ -64,7 +69,8 @@ class Optimization:
         epochs: passes over the training split.
         batch_size: examples a step.
         peak_learning_rate: reached after the warm-up.
-        optimizer: AdamW with decoupled weight decay, or SGD with momentum.
+        optimizer: AdamW with decoupled weight decay, SGD with momentum, or, where a course says
+            so, L-BFGS on all examples at once, an epoch being a round of some iterations.
         betas: AdamW's decay of the mean and of the mean square; SGD's momentum is the first.
         weight_decay: on weights of two and more dimensions; biases, normalisations and slopes of
             activations have none (lecture 7.1.6 and 9.1: the penalty is on weights alone).
@@ -77,7 +83,7 @@ class Optimization:
     epochs: int
     batch_size: int
     peak_learning_rate: float
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "lbfgs"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     schedule: Literal["cosine", "constant", "inverse_sqrt"] = "cosine"

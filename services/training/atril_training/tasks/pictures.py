@@ -88,7 +88,7 @@ class PictureClassificationCourse(Course):
 
     def train(self, network: Network, reporter: Reporter) -> tuple[Fit, ...]:
         """Cross-entropy; the best epoch is that with the fewest errors, then the lowest loss."""
-        objective = _Classification(network, self.recipe, self.image, self.dataset)
+        objective = PictureObjective(network, self.recipe, self.image, self.dataset)
         recipe = self.recipe
         return (fit(network, objective, recipe.optimization, reporter, seed=recipe.seed),)
 
@@ -136,7 +136,7 @@ class PictureClassificationCourse(Course):
         return PictureClassificationCourse(self.recipe, self.image, dataset)
 
 
-class _Classification(Objective[tuple[Tensor, Tensor]]):
+class PictureObjective(Objective[tuple[Tensor, Tensor]]):
     """Cross-entropy on pictures that are moved a little, anew in each epoch."""
 
     def __init__(
