@@ -15,7 +15,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from atril_common.imaging import normalise, pixels_from_image
-from atril_common.model_config import read_config, read_task
+from atril_common.model_config import read_config
+from atril_common.tasks import ClassificationTask, ImageInput, read_task
 from benchmarks.load import Target
 
 _OUTPUT = "probabilities"
@@ -38,9 +39,10 @@ class Digit(NamedTuple):
 def digit(repository: Path, picture: Path) -> Digit:
     """Prepare a picture for the newest lenet5 of a repository, and run it."""
     task = read_task(read_config(repository / "lenet5" / "config.pbtxt"))
-    assert task is not None
-    pixels = pixels_from_image(Image.open(io.BytesIO(picture.read_bytes())), task.image)
-    image = normalise(pixels, task.image)[None]
+    assert isinstance(task, ClassificationTask)
+    assert isinstance(task.input, ImageInput)
+    pixels = pixels_from_image(Image.open(io.BytesIO(picture.read_bytes())), task.input)
+    image = normalise(pixels, task.input)[None]
     session = ort.InferenceSession(str(newest(repository)), providers=["CPUExecutionProvider"])
     return Digit(image, session.run([_OUTPUT], {"image": image})[0])
 

@@ -9,6 +9,9 @@ from torch.nn import functional
 
 from atril_models.architecture import Architecture, Family, ImageSpec, Network
 
+_FIRST_GAIN = 0.02
+"""Of the last convolution: learning starts from the picture almost as it is."""
+
 _EXAMPLE_SIDE = 40  # of the patches that the paper trains on; any size will do
 
 
@@ -16,7 +19,8 @@ class DnCNN(Network):
     """Predicts the noise of a picture, and takes it away: x~ = x^ - r(x^).
 
     r: a 3×3 convolution with ReLU; depth - 2 times a 3×3 convolution, batch normalisation, ReLU; a
-    3×3 convolution. No convolution has a bias. The picture may have any height and width.
+    3×3 convolution. No convolution has a bias; all start from orthogonal weights (Saxe, McClelland
+    & Ganguli 2014). The picture may have any height and width.
 
     With `downsampling` s > 1, the picture is first cut into s² interleaved pictures of 1/s the
     side, and put together again at the end, so that the network sees s times as far for 1/s² of
@@ -48,7 +52,7 @@ class DnCNN(Network):
         layers: list[nn.Module] = [_convolution(pieces, width), nn.ReLU()]
         for _ in range(depth - 2):
             layers += [_convolution(width, width), nn.BatchNorm2d(width), nn.ReLU()]
-        self.residual = nn.Sequential(*layers, _convolution(width, pieces))
+        self.residual = nn.Sequential(*layers, _convolution(width, pieces, gain=_FIRST_GAIN))
         # One kernel for each of the s² places of a window: 1 there, and 0 elsewhere.
         places = torch.eye(downsampling**2).view(-1, 1, downsampling, downsampling)
         self.register_buffer("places", places.repeat(channels, 1, 1, 1), persistent=False)
@@ -83,9 +87,9 @@ class DnCNN(Network):
         )
 
 
-def _convolution(channels: int, maps: int) -> nn.Conv2d:
+def _convolution(channels: int, maps: int, gain: float = 1.0) -> nn.Conv2d:
     layer = nn.Conv2d(channels, maps, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.orthogonal_(layer.weight, gain)
     return layer
 
 

@@ -87,6 +87,19 @@ class KSparseAutoencoder(DeterministicAutoencoder):
         """The sparse code of each picture, [B, Z]."""
         return keep_largest(self.encoder(image.flatten(1)), self.active_units)
 
+    def margin(self, image: Tensor) -> Tensor:
+        """By how much the last unit that is kept exceeds the first that is not, [B].
+
+        Infinite where all are kept. Where it is as small as the rounding of a sum, which of the two
+        is kept depends on the order of the summation, and so does the reconstruction.
+        """
+        count = self.active_units
+        if count == self.code_shape[0]:
+            return image.new_full((len(image),), torch.inf)
+        largest = self.encoder(image.flatten(1)).topk(count + 1, dim=1).values
+        margin: Tensor = largest[:, count - 1] - largest[:, count]
+        return margin
+
     def decode_sums(self, code: Tensor) -> Tensor:
         """The picture of each code; the output is linear."""
         sums: Tensor = self.decoder(code)

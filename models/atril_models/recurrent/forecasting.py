@@ -20,6 +20,8 @@ Scale = Literal["identity", "sqrt", "log"]
 _SMALLEST = 1e-6
 """What the logarithm takes for values that are not above it."""
 
+_FIRST_SHARE = 0.1
+
 
 class SequenceForecaster(Network):
     """The next Q values of a series' first feature, from a window of any length.
@@ -64,6 +66,13 @@ class SequenceForecaster(Network):
         if lags:
             self.highway = nn.Linear(lags, horizon).requires_grad_(False)
             self.set_highway(torch.eye(1, lags).flip(1).expand(horizon, lags), torch.zeros(horizon))
+            self._quieten()
+
+    def _quieten(self) -> None:
+        """Let what the members add to the highway start small."""
+        with torch.no_grad():
+            for parameter in self.outputs.parameters():
+                parameter.mul_(_FIRST_SHARE)
 
     def set_highway(self, weight: Tensor, bias: Tensor) -> None:
         """Put a fitted autoregression into the highway.

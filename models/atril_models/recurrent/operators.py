@@ -121,7 +121,7 @@ def _biases(bias: Tensor) -> Tensor:
 
 def _rows_as_in_onnx(stacked: Tensor) -> Tensor:
     """Gates i, f, g, o in the order i, o, f, g of the ONNX operator."""
-    # Not `chunk`: the exporter folds slices of weights into constants, and leaves splits as they are.
+    # Not `chunk`: the exporter folds slices of weights into constants and leaves splits alone.
     hidden = len(stacked) // 4
     i, f, g, o = (stacked[gate * hidden : (gate + 1) * hidden] for gate in range(4))
     return torch.cat([i, o, f, g])

@@ -189,7 +189,7 @@ class MultiHeadAttention(nn.Module):
         Shape: inputs [B, D]; cached_key and cached_value [B, H, P, d]; mask bool [B, 1, P].
 
         Returns:
-            Outputs [B, D], and key and value [B, H, d] of the new position.
+            Outputs [B, D], and key and value [B, H, 1, d] of the new position.
         """
         query = self._split_one(self.query(inputs)) / math.sqrt(self.head_size)
         key, value = self._split_one(self.key(inputs)), self._split_one(self.value(inputs))
@@ -198,7 +198,7 @@ class MultiHeadAttention(nn.Module):
         new = (query * key).sum(-1, keepdim=True)  # [B, H, 1]
         weights = torch.softmax(torch.cat((past, new), dim=-1), dim=-1)  # [B, H, P + 1]
         context = (weights[:, :, None, :-1] @ cached_value).squeeze(2) + weights[..., -1:] * value
-        return self.output(context.flatten(1)), key, value
+        return self.output(context.flatten(1)), key[:, :, None], value[:, :, None]
 
     def _split(self, inputs: Tensor) -> Tensor:
         """[B, T, D] to [B, H, T, d]."""

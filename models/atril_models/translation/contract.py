@@ -9,10 +9,12 @@ one search (`decoding.py`, or a server's engine) drives them all: it only has to
 
 `memory_*` stays as it is for a whole request. `state_*` is replaced by `next_state_*` after each
 step. `cache_*` is room for past positions that the caller owns: `cache_length` says how many of
-them are valid in each row, and `update_*` holds the one new position, which the caller writes at
-index `cache_length` of that row. So the graph copies no cache, and rows of one batch may be at
-different positions: requests can join and leave between steps. What lies in a cache beyond
-`cache_length`, and in a memory beyond `source_length`, has no influence, but must be finite.
+them are valid in each row, and `update_*` holds the one new position, of the same shape but for
+its length of 1, which the caller writes at index `cache_length` of that row. So the graph copies
+no cache, and rows of one batch may be at different positions: requests can join and leave between
+steps. What lies in a cache beyond `cache_length`, and in a memory beyond `source_length`, has no
+influence, but must be finite. `position` is the token's place in the target, counted from 0 for
+the begin token.
 
 There is one tensor for each layer and kind, not one stack of all layers: taking a layer out of a
 stack would be a copy in every step.
@@ -22,7 +24,7 @@ V vocabulary.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -123,7 +125,7 @@ def update_name(cache_name: str) -> str:
 
 
 def _update(cache: TensorSpec) -> TensorSpec:
-    return TensorSpec(update_name(cache.name), tuple(d for d in cache.dims if d != CACHE))
+    return TensorSpec(update_name(cache.name), tuple(1 if d == CACHE else d for d in cache.dims))
 
 
 class SequenceToSequence(Network):
@@ -200,8 +202,3 @@ class DecoderStep(nn.Module):
         names = (spec.name for spec in self.inputs)
         named = self.network.step(dict(zip(names, inputs, strict=True)))
         return tuple(named[spec.name] for spec in self.outputs)
-
-
-def by_layer(tensors: Mapping[str, Tensor], prefix: str, layers: int) -> Iterator[Tensor]:
-    """`prefix_0`, `prefix_1`, … of so many layers."""
-    return (tensors[f"{prefix}_{layer}"] for layer in range(layers))

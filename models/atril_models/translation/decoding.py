@@ -271,7 +271,7 @@ class _Rows:
             if self._length == cache.shape[-2]:
                 cache = functional.pad(cache, (0, 0, 0, _CACHE_BUCKET))
                 self._cache[name] = cache
-            cache[..., self._length, :] = outputs[update_name(name)]
+            cache[..., self._length : self._length + 1, :] = outputs[update_name(name)]
         self._length += 1
 
     def _attention(self, outputs: Mapping[str, Tensor]) -> list[tuple[float, ...]]:

@@ -23,7 +23,6 @@ from atril_models.translation.contract import (
     SequenceToSequence,
     StepContract,
     TensorSpec,
-    by_layer,
 )
 
 _LONGEST_WAVE = 10_000  # over 2 pi, in positions
@@ -144,7 +143,7 @@ class DecoderLayer(nn.Module):
             [B, H, P, d]; cache_mask bool [B, 1, P].
 
         Returns:
-            Outputs [B, D], key and value [B, H, d] of the new position, and the weights of the
+            Outputs [B, D], key and value [B, H, 1, d] of the new position, and the weights of the
             source positions [B, H, S].
         """
         attended, key, value = self.self_attention.step_with_cache(
@@ -296,15 +295,14 @@ class Transformer(SequenceToSequence):
 
     def _pairs(self, tensors: Mapping[str, Tensor], kind: str) -> list[tuple[Tensor, Tensor]]:
         """Key and value of each layer."""
-        keys = by_layer(tensors, f"{kind}_key", self.layers)
-        values = by_layer(tensors, f"{kind}_value", self.layers)
-        return list(zip(keys, values, strict=True))
+        layers = range(self.layers)
+        return [(tensors[f"{kind}_key_{one}"], tensors[f"{kind}_value_{one}"]) for one in layers]
 
 
 def _contract(vocabulary: int, layers: int, heads: int, head_size: int) -> StepContract:
-    def each(kind: str, axis: str) -> tuple[TensorSpec, ...]:
+    def each(kind: str, free: str) -> tuple[TensorSpec, ...]:
         return tuple(
-            TensorSpec(f"{kind}_{part}_{layer}", (BATCH, heads, axis, head_size))
+            TensorSpec(f"{kind}_{part}_{layer}", (BATCH, heads, free, head_size))
             for layer in range(layers)
             for part in ("key", "value")
         )

@@ -94,14 +94,16 @@ def build_card(
 
 
 def card_of_graph(
-    card: Mapping[str, object], proof: Proof, published_with: Sequence[str]
+    card: Mapping[str, object], proof: Proof, model: str, published_with: Sequence[str]
 ) -> dict[str, object]:
     """The card of one graph, without the checksums of its files, which publication adds.
 
-    `published_with` names all models of the same training, the one itself among them.
+    `model` is the name that was published under, without a suffix; `published_with` names all
+    models of the same training, the one itself among them.
     """
     return {
         **card,
+        "model": model,
         "published_with": list(published_with),
         "size_bytes": proof.size_bytes,
         "latency": asdict(proof.latency),

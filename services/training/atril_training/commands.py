@@ -10,6 +10,7 @@ from rich.console import Console
 
 from atril_common.errors import AtrilError, NotFoundError
 from atril_common.repository import list_versions
+from atril_training.catalogue.cards import latest_card
 from atril_training.datasets import DATASETS, FileSource, file_source
 from atril_training.pipeline import PublishedModel, train_and_publish
 from atril_training.progress import training_progress
@@ -61,8 +62,8 @@ def train(  # noqa: PLR0913 - typer reads the options off the signature
     """Train an architecture, prove its export, and publish it as the next version of a model."""
     recipe = _adapt(_recipe(architecture, dataset), seed, epochs, bar or [])
     model_name = name or architecture
-    if if_missing and (versions := list_versions(repository, model_name)):
-        typer.echo(f"{repository} has {model_name} version {versions[-1]}: nothing to do")
+    if if_missing and (version := _version_there(repository, model_name)):
+        typer.echo(f"{repository} has {model_name} version {version}: nothing to do")
         return
     _check_device(device)
     try:
@@ -80,6 +81,14 @@ def _recipe(architecture: str, dataset: str | None) -> Recipe:
         return find_recipe(architecture, dataset)
     except NotFoundError as err:
         raise typer.BadParameter(str(err)) from err
+
+
+def _version_there(repository: Path, model_name: str) -> int | None:
+    """The newest version, of the model itself or of the parts that it is published in."""
+    if versions := list_versions(repository, model_name):
+        return versions[-1]
+    found = latest_card(repository, model_name)
+    return None if found is None else found[0]
 
 
 def _check_device(device: str) -> None:

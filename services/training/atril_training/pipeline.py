@@ -73,7 +73,10 @@ def train_and_publish(
     card = build_card(course, network, training, judgement)
     publications = [
         Publication(
-            model_config(name, export), export.labels, graph, card_of_graph(card, proof, names)
+            model_config(name, export),
+            export.labels,
+            graph,
+            card_of_graph(card, proof, model_name, names),
         )
         for name, export, graph, proof in zip(names, exports, graphs, proofs, strict=True)
     ]

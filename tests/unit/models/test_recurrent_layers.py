@@ -109,6 +109,26 @@ def test_gradients_of_a_sequence_are_those_of_its_steps(
         torch.testing.assert_close(by_kernel, by_steps, rtol=0, atol=1e-10)
 
 
+def test_gradient_through_time_is_5_3_3_put_right() -> None:
+    """Around zero dh(3)/dh(0) = Q Λ³ Q' for W = [[2, 1], [1, 0]], and not Q' Λ³ Q as printed."""
+    layer = SimpleRNN(1, 2).double()
+    turn = torch.tensor(torch.pi / 8, dtype=torch.float64)
+    q = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()]).view(2, 2)
+    eigenvalues = torch.tensor([1 + 2**0.5, 1 - 2**0.5], dtype=torch.float64)
+    with torch.no_grad():
+        layer.bias.zero_()
+        layer.weight_hh.copy_(torch.tensor([[2.0, 1.0], [1.0, 0.0]]))
+    torch.testing.assert_close(q @ eigenvalues.diag() @ q.T, layer.weight_hh.detach())
+
+    silence = torch.zeros(1, 3, 1, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda h_0: layer(silence, (h_0[None],))[0][0, -1], torch.zeros(2, dtype=torch.float64)
+    )
+    cubed = (eigenvalues**3).diag()
+    torch.testing.assert_close(jacobian, q @ cubed @ q.T)
+    assert float((jacobian - q.T @ cubed @ q).abs().max()) > 1
+
+
 def test_simple_rnn_is_the_librarys() -> None:
     """With the weights copied and the two biases added, `nn.RNN` gives the same."""
     torch.manual_seed(0)

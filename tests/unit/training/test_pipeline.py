@@ -82,6 +82,7 @@ def test_card_tells_how_to_judge_and_repeat(published: PublishedModel, recipe: R
     assert len(stage["epochs"]) == recipe.optimization.epochs
     assert card["size_bytes"] == (published.paths[0] / "model.onnx").stat().st_size
     assert card["latency"]["p50_ms"] > 0
+    assert card["model"] == "toy"
     assert card["published_with"] == ["toy"]
     assert set(card["files_sha256"]) == {"model.onnx", "config.pbtxt", "labels.txt"}
 

@@ -1,4 +1,4 @@
-"""Denoising without learning a network: clipping, non-local means, the median.
+"""Denoising without learning a network: clipping, blurring, the median, non-local means.
 
 Dimensions: N pictures, H height, W width.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.filters import median
+from skimage.filters import gaussian, median
 from skimage.restoration import denoise_nl_means
 
 Picture = NDArray[np.float64]
@@ -18,6 +18,7 @@ Filter = Callable[[Picture], Picture]
 
 _PATCH_SIZE = 5
 _PATCH_DISTANCE = 6
+_BLUR_WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 _STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
 """Multiples of the noise's deviation that are tried as the cut-off h of non-local means."""
 
@@ -32,6 +33,16 @@ def median_of_nine(picture: Picture) -> Picture:
     window = np.ones((3, 3))
     result: Picture = median(picture, window, mode="nearest")  # type: ignore[no-untyped-call]  # unannotated there
     return clipped(result)
+
+
+def blurred(width: float) -> Filter:
+    """The mean of the surroundings, weighted by a Gaussian of this width in pixels."""
+
+    def denoise(picture: Picture) -> Picture:
+        result: Picture = gaussian(picture, width)  # type: ignore[no-untyped-call]  # unannotated there
+        return clipped(result)
+
+    return denoise
 
 
 def non_local_means(deviation: float, strength: float) -> Filter:
@@ -56,12 +67,16 @@ def non_local_means(deviation: float, strength: float) -> Filter:
     return denoise
 
 
+def tuned_blur(noisy: Sequence[Picture], clean: Sequence[Picture]) -> Filter:
+    """The blur that does best on pictures whose clean form is known."""
+    return _best(map(blurred, _BLUR_WIDTHS), noisy, clean)
+
+
 def tuned_non_local_means(
     deviation: float, noisy: Sequence[Picture], clean: Sequence[Picture]
 ) -> Filter:
     """Non-local means with the strength that does best on pictures whose clean form is known."""
-    filters = [non_local_means(deviation, strength) for strength in _STRENGTHS]
-    return max(filters, key=lambda one: mean_psnr([one(picture) for picture in noisy], clean))
+    return _best((non_local_means(deviation, one) for one in _STRENGTHS), noisy, clean)
 
 
 def mean_psnr(estimates: Iterable[NDArray[Any]], clean: Iterable[NDArray[Any]]) -> float:
@@ -77,3 +92,7 @@ def mean_psnr(estimates: Iterable[NDArray[Any]], clean: Iterable[NDArray[Any]]) 
         for estimate, truth in zip(estimates, clean, strict=True)
     ]
     return float(np.mean(-10 * np.log10(errors)))
+
+
+def _best(filters: Iterable[Filter], noisy: Sequence[Picture], clean: Sequence[Picture]) -> Filter:
+    return max(filters, key=lambda one: mean_psnr([one(picture) for picture in noisy], clean))

@@ -7,10 +7,9 @@ import typer
 from rich.console import Console
 
 from atril_common.errors import AtrilError
-from atril_common.repository import list_models, list_versions
 from atril_models import CATALOGUE, UnknownArchitectureError
 from atril_training.catalogue.build import BuiltModel, build_catalogue
-from atril_training.catalogue.cards import latest_card
+from atril_training.catalogue.cards import latest_card, list_cards
 from atril_training.catalogue.describe import describe
 from atril_training.catalogue.report import Published
 from atril_training.catalogue.report import report as markdown_report
@@ -71,7 +70,7 @@ def build(
     """Train, export, prove and publish architectures by their default recipes."""
     chosen = _chosen(names or list(CATALOGUE))
     if if_missing:
-        chosen = [name for name in chosen if not list_versions(repository, name)]
+        chosen = [name for name in chosen if latest_card(repository, name) is None]
     built: list[BuiltModel] = []
     count = jobs or len(os.sched_getaffinity(0))
     for one in build_catalogue(chosen, repository, data_dir=data_dir, jobs=count):
@@ -90,17 +89,16 @@ def report(
     repository: Repository = DEFAULT_REPOSITORY,
 ) -> None:
     """Print the figures in the cards of published models, as a page of Markdown."""
-    found = []
-    for name in names or list_models(repository):
-        card = latest_card(repository, name)
-        if card is None:
-            if names:
-                typer.echo(f"atril catalogue report: {repository} has no card of {name}", err=True)
-                raise typer.Exit(1)
-            continue
-        if names or name == card[1]["published_with"][-1]:  # the whole, not its parts
-            found.append(Published(name, *card))
-    typer.echo(markdown_report(found))
+    try:
+        cards = list_cards(repository)
+    except AtrilError as err:
+        typer.echo(f"atril catalogue report: {err}", err=True)
+        raise typer.Exit(1) from err
+    for name in names or []:
+        if name not in cards:
+            typer.echo(f"atril catalogue report: {repository} has no card of {name}", err=True)
+            raise typer.Exit(1)
+    typer.echo(markdown_report([Published(name, *cards[name]) for name in names or cards]))
 
 
 def _chosen(names: list[str]) -> list[str]:

@@ -93,9 +93,9 @@ _BUNDLED: Mapping[str, _Bundled] = MappingProxyType(
     }
 )
 
-_TRAIN = ("astronaut", "coffee", "motorcycle", "brick", "gravel", "grass", "histology")
+_TRAIN = ("astronaut", "motorcycle", "brick", "gravel", "grass", "histology", "moon")
 _VALIDATION = ("coins",)
-_TEST = ("camera", "chelsea", "moon")
+_TEST = ("camera", "chelsea", "coffee")
 
 TRAIN400 = DataFile(
     "images",

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from atril_common.errors import NotFoundError
 from atril_training.recipes import (
+    autoencoders,
     convolutional,
     feedforward,
     recurrent,
@@ -22,6 +23,7 @@ RECIPES: Mapping[tuple[str, str], Recipe] = MappingProxyType(
         for recipe in (
             *feedforward.RECIPES,
             *convolutional.RECIPES,
+            *autoencoders.RECIPES,
             *recurrent.RECIPES,
             *translation.RECIPES,
         )

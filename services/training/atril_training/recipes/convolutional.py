@@ -129,7 +129,7 @@ def _slim(
             weight_decay=0.01,
         ),
         picture=_grey(slim.side),
-        max_shift=slim.side // 16,  # half a pixel of the digits' 8, two of MNIST's 28
+        max_shift=slim.side // 16,  # half a pixel of the digits' 8, at most two of MNIST's 28
         mean=(_PAPER_MEAN,),
         std=(_PAPER_STD,),
         bars=bars,

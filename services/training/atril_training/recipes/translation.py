@@ -97,12 +97,12 @@ RECIPES = (
         Optimization(epochs=8, batch_size=64, peak_learning_rate=0.004, clip_norm=1.0),
         # All of a sentence has to pass through one vector, which shows where its parts are new:
         # on the combinations held out it does worse than an adapted example.
-        {"test": 0.95, "range": 0.6},
+        {"test": 0.92, "range": 0.6},
     ),
     _on_numbers(
         "bahdanau",
         {"embedding_size": 48, "hidden_size": 64, "alignment_size": 64, "maxout_units": 64},
-        Optimization(epochs=4, batch_size=64, peak_learning_rate=0.005, clip_norm=1.0),
+        Optimization(epochs=5, batch_size=64, peak_learning_rate=0.005, clip_norm=1.0),
         {"test": 0.99, "range": 0.99, "combination": 0.99},
     ),
     _on_numbers(

@@ -99,7 +99,7 @@ class AutoencodingCourse(Course):
     def task(self, parts: AutoencoderParts) -> Task:
         """What the whole is served for."""
 
-    def parity_pictures(self) -> Tensor:
+    def parity_pictures(self, _network: Autoencoder) -> Tensor:
         """Pictures to compare ONNX Runtime with PyTorch on, as they are given when served."""
         return grey_levels(self.dataset.test.pixels[:PARITY_PICTURES])
 
@@ -111,7 +111,7 @@ class AutoencodingCourse(Course):
     def exports(self, network: Network) -> tuple[Export, ...]:
         """The encoder, the decoder and the whole."""
         assert isinstance(network, Autoencoder)
-        pictures = self.parity_pictures()
+        pictures = self.parity_pictures(network)
         with torch.no_grad():
             encoded = network.encode(pictures)
         code = encoded[0] if isinstance(encoded, tuple) else encoded

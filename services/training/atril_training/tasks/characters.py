@@ -190,12 +190,16 @@ def read_text(network: Network, tokens: Tensor) -> dict[str, float]:
     """Mean loss in nats, and the share of characters that were thought the likeliest.
 
     A recurrent network reads the text from its beginning to its end. A Transformer reads it in
-    windows of its context, each by itself, so that a character has between none and all of the
-    context before it: what is measured on random windows too, but for chance.
+    windows of its context that overlap by half, so that every character but the first ones is told
+    from at least half a context. Its `window_nats` are those of windows that do not overlap, where
+    a character has between none and all of the context before it: what is measured on random
+    windows too, but for chance.
 
     Shape: tokens [N].
     """
-    return _form_of(network).read(tokens)
+    form = _form_of(network)
+    with torch.no_grad():
+        return form.read(tokens.to(device_of(network)))
 
 
 _Model = TypeVar("_Model", CharacterModel, CharacterTransformer)
@@ -213,23 +217,12 @@ class _Form(ABC, Generic[_Model]):
         """The most characters that can be read."""
 
     @abstractmethod
-    def chunks(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and the characters that follow, [..., V] and [...], over a whole text."""
-
-    @abstractmethod
     def step_export(self, text: Tensor) -> Export:
         """The graph of one character at a time, compared on steps into a real text."""
 
+    @abstractmethod
     def read(self, tokens: Tensor) -> dict[str, float]:
         """See `read_text`."""
-        loss, right, count = 0.0, 0, 0
-        with torch.no_grad():
-            for logits, following in self.chunks(tokens.to(device_of(self.model))):
-                rows, targets = logits.flatten(0, -2), following.flatten()
-                loss += functional.cross_entropy(rows, targets, reduction="sum").item()
-                right += int((rows.argmax(dim=1) == targets).sum())
-                count += len(targets)
-        return {"nats": loss / count, "accuracy": right / count}
 
 
 class _Recurrent(_Form[CharacterModel]):
@@ -237,12 +230,14 @@ class _Recurrent(_Form[CharacterModel]):
     def context(self) -> None:
         return None
 
-    def chunks(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(self, tokens: Tensor) -> dict[str, float]:
         state = None
+        tally = _Tally()
         for start in range(0, len(tokens) - 1, _READ_AT_ONCE):
             part = tokens[None, start : start + _READ_AT_ONCE + 1]
             logits, state = self.model.read(part[:, :-1], state)
-            yield logits, part[:, 1:]
+            tally.add(logits, part[:, 1:])
+        return tally.figures()
 
     def step_export(self, text: Tensor) -> Export:
         step = CharacterStep(self.model).eval()
@@ -265,15 +260,31 @@ class _Attending(_Form[CharacterTransformer]):
         context: int = self.model.context
         return context
 
-    def chunks(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        context = self.context
-        whole = (len(tokens) - 1) // context * context
-        given, following = (part[:whole].view(-1, context) for part in (tokens[:-1], tokens[1:]))
+    def read(self, tokens: Tensor) -> dict[str, float]:
+        half = max(1, self.context // 2)
+        apart = self._read_windows(tokens, self.context)
+        return {**self._read_windows(tokens, half), "window_nats": apart["nats"]}
+
+    def _read_windows(self, tokens: Tensor, stride: int) -> dict[str, float]:
+        """Windows this far apart; of each the characters that were not in the one before."""
+        tally = _Tally()
+        count = len(tokens) - 1
+        length = min(self.context, count)
+        known = max(0, length - stride)  # of a window's characters, what the one before had too
+        given, following = (
+            part.unfold(0, length, stride) for part in (tokens[:-1], tokens[1:])
+        )  # [windows, length]
         for start in range(0, len(given), _WINDOWS_AT_ONCE):
             rows = slice(start, start + _WINDOWS_AT_ONCE)
-            yield self.model(given[rows]), following[rows]
-        if whole < len(tokens) - 1:
-            yield self.model(tokens[None, whole:-1]), tokens[None, whole + 1 :]
+            logits, targets = self.model(given[rows]), following[rows]
+            if start == 0:
+                tally.add(logits[0, :known], targets[0, :known])
+            tally.add(logits[:, known:], targets[:, known:])
+        rest = count - (length + (len(given) - 1) * stride)
+        if rest:
+            last = self.model(tokens[None, -rest - known - 1 : -1])
+            tally.add(last[:, known:], tokens[None, -rest:])
+        return tally.figures()
 
     def step_export(self, text: Tensor) -> Export:
         step = CharacterTransformerStep(self.model).eval()
@@ -307,6 +318,24 @@ class _Attending(_Form[CharacterTransformer]):
                 for cache, update in zip(caches, updates, strict=True):
                     cache[:, :, position : position + 1] = update
         return steps
+
+
+class _Tally:
+    """Losses and right answers, added up over parts of a text."""
+
+    def __init__(self) -> None:
+        self.loss, self.right, self.count = 0.0, 0, 0
+
+    def add(self, logits: Tensor, following: Tensor) -> None:
+        """Logits [..., V] and the characters that follow, [...]."""
+        rows, targets = logits.flatten(0, -2), following.flatten()
+        self.loss += functional.cross_entropy(rows, targets, reduction="sum").item()
+        self.right += int((rows.argmax(dim=1) == targets).sum())
+        self.count += len(targets)
+
+    def figures(self) -> dict[str, float]:
+        """Their means."""
+        return {"nats": self.loss / self.count, "accuracy": self.right / self.count}
 
 
 def _form_of(network: Network) -> "_Recurrent | _Attending":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from atril_common.tasks import AutoencoderParts, DenoisingTask, Task
 from atril_models import Network
-from atril_models.autoencoders import DeterministicAutoencoder
+from atril_models.autoencoders import Autoencoder, DeterministicAutoencoder
 from atril_training.baselines.filters import (
     Filter,
     Picture,
@@ -38,7 +38,7 @@ from atril_training.tasks.autoencoding import (
     grey_levels,
     in_batches,
 )
-from atril_training.tasks.probing import probe_error, probe_error_of_pixels
+from atril_training.tasks.probing import probe_baseline, probe_error
 from atril_training.tasks.reconstruction import reconstruction_loss
 
 BEST_SIMPLE = "best simple method"
@@ -65,7 +65,7 @@ class DenoisingCourse(AutoencodingCourse):
             self.image, RECONSTRUCTION, noise.kind, noise.strength, any_size=False, parts=parts
         )
 
-    def parity_pictures(self) -> Tensor:
+    def parity_pictures(self, _network: Autoencoder) -> Tensor:
         """Spoilt test pictures."""
         return self.spoilt(grey_levels(self.dataset.test.pixels[:PARITY_PICTURES]))
 
@@ -96,10 +96,9 @@ class DenoisingCourse(AutoencodingCourse):
         """PSNR of simple methods; the gain of the best of them over itself is none."""
         figures = dict(self._simple_methods)
         figures |= {f"{name}: {BEST_SIMPLE}, gain": 0.0 for name in self.test_splits}
-        if self.recipe.probe is not None:
-            figures["test: the same classifier without this learning"] = probe_error_of_pixels(
-                self.build(), self.dataset, self.recipe.probe, self.recipe.seed
-            )
+        recipe = self.recipe
+        if recipe.probe is not None:
+            figures |= probe_baseline(self.build(), self.dataset, recipe.probe, recipe.seed)
         return figures
 
     @cached_property

@@ -4,7 +4,6 @@ Dimensions: N photographs or patches, B batch, H height, W width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -18,6 +17,7 @@ from atril_training.baselines.filters import (
     Picture,
     clipped,
     mean_psnr,
+    tuned_blur,
     tuned_non_local_means,
 )
 from atril_training.datasets import PHOTOGRAPH_DATASETS, FileSource, PhotographDataset
@@ -80,29 +80,26 @@ class PhotographCourse(Course):
 
     def judge(self, network: Network) -> Mapping[str, float]:
         """On each test split the mean PSNR in dB of whole photographs, clipped to 0 … 1."""
-        figures: dict[str, float] = {}
-        for name, split in self.dataset.tests.items():
-            psnr = psnr_of(network, split, self.recipe.deviation)
-            figures[f"{name}_psnr_db"] = psnr
-            figures[f"{name}_gain_db"] = psnr - self._simple_methods[f"{name}: non-local means"]
-        return figures
+        return {
+            f"{name}_psnr_db": psnr_of(network, split, self.recipe.deviation)
+            for name, split in self.dataset.tests.items()
+        }
 
     def baselines(self) -> Mapping[str, float]:
-        """PSNR of clipping and of non-local means; the gain of these over themselves is none."""
-        none = {f"{name}: non-local means, gain": 0.0 for name in self.dataset.tests}
-        return {**self._simple_methods, **none}
-
-    @cached_property
-    def _simple_methods(self) -> Mapping[str, float]:
+        """PSNR of simple methods, those with a strength tuned on the validation photographs."""
         deviation = self.recipe.deviation
         known = [grey(photograph) for photograph in self.dataset.validation]
         spoilt = [noisy(photograph, deviation) for photograph in self.dataset.validation]
-        means = tuned_non_local_means(deviation, spoilt, known)
+        methods = {
+            "clipping": clipped,
+            "Gaussian blur": tuned_blur(spoilt, known),
+            "non-local means": tuned_non_local_means(deviation, spoilt, known),
+        }
         figures: dict[str, float] = {}
         for name, split in self.dataset.tests.items():
             clean = [grey(photograph) for photograph in split]
             spoilt = [noisy(photograph, deviation) for photograph in split]
-            for method, apply in (("clipping", clipped), ("non-local means", means)):
+            for method, apply in methods.items():
                 figures[f"{name}: {method}"] = mean_psnr([apply(one) for one in spoilt], clean)
         return figures
 

@@ -43,20 +43,22 @@ def probe_error(
         return _linear_error(inputs, dataset, probe.optimization, seed)
 
 
-def probe_error_of_pixels(
+def probe_baseline(
     untrained: Network, dataset: ImageDataset, probe: Probe, seed: int
-) -> float:
-    """What the same classifier reaches without the encoder's learning.
+) -> dict[str, float]:
+    """What the same classifier reaches without what the autoencoder has learnt.
 
     Where the encoder is fine-tuned, that is the same network from random weights; where it is
     fixed, the classifier on the pixels themselves.
     """
     if probe.fine_tuned:
         assert isinstance(untrained, DeterministicAutoencoder)
-        return probe_error(untrained, dataset, probe, seed)
+        error = probe_error(untrained, dataset, probe, seed)
+        return {"test: the same classifier, not pre-trained": error}
     torch.manual_seed(seed)
     inputs = [pictures.flatten(1) for pictures in _inputs(dataset)]
-    return _linear_error(inputs, dataset, probe.optimization, seed)
+    error = _linear_error(inputs, dataset, probe.optimization, seed)
+    return {"test: the same classifier on the pixels": error}
 
 
 class _Labels(Objective[tuple[Tensor, Tensor]]):

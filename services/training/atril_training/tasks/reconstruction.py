@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from atril_common.tasks import AutoencoderParts, ReconstructionTask, Task
 from atril_models import Network
-from atril_models.autoencoders import DeterministicAutoencoder
+from atril_models.autoencoders import Autoencoder, DeterministicAutoencoder
 from atril_models.autoencoders.contractive import ContractiveAutoencoder
 from atril_models.autoencoders.dense import DenseAutoencoder
 from atril_models.autoencoders.penalties import (
@@ -42,7 +42,10 @@ from atril_training.tasks.autoencoding import (
     grey_levels,
     in_batches,
 )
-from atril_training.tasks.probing import probe_error, probe_error_of_pixels
+from atril_training.tasks.probing import probe_baseline, probe_error
+
+_SMALLEST_MARGIN = 1e-4
+"""Between the active units and the others, for pictures that parity is measured on."""
 
 
 class ReconstructionCourse(AutoencodingCourse):
@@ -57,6 +60,14 @@ class ReconstructionCourse(AutoencodingCourse):
     def task(self, parts: AutoencoderParts) -> Task:
         """Reconstruction, and what can be done with codes."""
         return ReconstructionTask(self.image, RECONSTRUCTION, parts)
+
+    def parity_pictures(self, network: Autoencoder) -> Tensor:
+        """Test pictures; of a k-sparse autoencoder those whose active units no rounding decides."""
+        pictures = super().parity_pictures(network)
+        if not isinstance(network, KSparseAutoencoder):
+            return pictures
+        with torch.no_grad():
+            return pictures[network.margin(pictures) > _SMALLEST_MARGIN]
 
     def judge(self, network: Network) -> Mapping[str, float]:
         """On each test split the squared error a picture, and what the penalty is about."""
@@ -90,9 +101,7 @@ class ReconstructionCourse(AutoencodingCourse):
                 estimate = components.project(rows, count)
                 figures[f"{name}: {method}"] = squared_error(estimate, rows)
         if recipe.probe is not None:
-            figures["test: the same classifier on the pixels"] = probe_error_of_pixels(
-                self.build(), self.dataset, recipe.probe, recipe.seed
-            )
+            figures |= probe_baseline(self.build(), self.dataset, recipe.probe, recipe.seed)
         return figures
 
     def _components(self) -> PrincipalComponents:
@@ -125,14 +134,14 @@ class PrincipalSubspaceCourse(ReconstructionCourse):
         """L-BFGS in float64 on all pictures: in float32 the last steps are mostly rounding."""
         network.double()
         objective = _Reconstruction(network, self)
-        pictures = (objective.pixels.double() / 255).chunk(2, dim=1)
+        given, wanted = (objective.pixels.double() / 255).chunk(2, dim=1)
 
         def validation() -> Mapping[str, float]:
             return objective.validate().figures
 
         rounds = self.recipe.optimization.epochs
         result = fit_quasi_newton(
-            network, lambda: objective.loss(pictures), rounds, reporter, figures=validation
+            network, lambda: objective.loss((given, wanted)), rounds, reporter, figures=validation
         )
         network.float()
         return (result,)

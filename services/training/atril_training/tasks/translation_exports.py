@@ -147,5 +147,5 @@ def _greedy_steps(
 def _written(cache: Tensor, update: Tensor, position: int) -> Tensor:
     """A copy of a cache with one more position."""
     written = cache.clone()
-    written[..., position, :] = update
+    written[..., position : position + 1, :] = update
     return written

@@ -29,7 +29,9 @@ def test_contractive_penalty_in_closed_form_is_the_norm_of_the_jacobian() -> Non
     closed = network.squared_jacobian_norm(image)
     for picture, got in zip(image, closed, strict=True):
         jacobian = torch.autograd.functional.jacobian(network.encode, picture[None])
-        assert float(got.detach()) == pytest.approx(float(jacobian.detach().square().sum()), abs=1e-10)
+        assert float(got.detach()) == pytest.approx(
+            float(jacobian.detach().square().sum()), abs=1e-10
+        )
     torch.testing.assert_close(jacobian_norm(network.encode, image), closed, atol=1e-10, rtol=0)
 
 

@@ -98,3 +98,13 @@ def test_impossible_sparsity_is_refused(options: dict[str, object], message: str
     """The error names the option, what it was and what is allowed."""
     with pytest.raises(ValueError, match=message):
         _k_sparse(**options)
+
+
+def test_margin_is_between_the_last_kept_and_the_first_dropped() -> None:
+    """Adding a little less than the margin to a dropped unit keeps the support; more changes it."""
+    network = _k_sparse(k=4, alpha=1.0).eval()
+    image = torch.rand(6, 1, 4, 5)
+    with torch.no_grad():
+        values = network.encoder(image.flatten(1)).sort(dim=1, descending=True).values
+        torch.testing.assert_close(network.margin(image), values[:, 3] - values[:, 4])
+        assert torch.isinf(_k_sparse(k=30).eval().margin(image)).all()

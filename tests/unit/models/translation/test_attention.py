@@ -183,8 +183,8 @@ def test_cached_positions_count_as_if_they_were_there() -> None:
     mask = length_mask(torch.tensor([3]), 5)[:, None]
     outputs, new_key, new_value = attention.step_with_cache(inputs[:, 3], room[0], room[1], mask)
     torch.testing.assert_close(outputs, expected[:, 3], rtol=0, atol=1e-12)
-    torch.testing.assert_close(new_key, key[:, :, 3], rtol=0, atol=1e-12)
-    torch.testing.assert_close(new_value, value[:, :, 3], rtol=0, atol=1e-12)
+    torch.testing.assert_close(new_key, key[:, :, 3:], rtol=0, atol=1e-12)
+    torch.testing.assert_close(new_value, value[:, :, 3:], rtol=0, atol=1e-12)
 
 
 def test_heads_must_divide_the_model() -> None:
