@@ -54,9 +54,10 @@ def test_grouped_bottleneck_is_a_sum_of_transformations() -> None:
     """Figure 3 of the ResNeXt paper: x + Σ T_i(x), each T_i with its own 1×1, 3×3 and 1×1."""
     torch.manual_seed(0)
     block = Bottleneck(8, 12, 8, groups=3).eval()
+    nn.init.ones_(block.branch.conv3.norm.weight)
     x = torch.randn(2, 8, 5, 5)
     conv1, conv2, conv3 = (getattr(block.branch, f"conv{i}") for i in (1, 2, 3))
-    eps = conv1.norm.eps  # freshly built, the normalisations only divide by √(1 + ε)
+    eps = conv1.norm.eps  # with a scale of 1, the normalisations only divide by √(1 + ε)
     total = x * (1 + eps) ** 0.5
     for group in range(3):
         maps = slice(4 * group, 4 * group + 4)
@@ -77,6 +78,7 @@ def test_every_input_reaches_a_strided_bottleneck() -> None:
     """The stride is the 3×3 convolution's: no input is skipped, as by a strided 1×1."""
     torch.manual_seed(0)
     block = Bottleneck(4, 8, 6, stride=2).eval()
+    nn.init.ones_(block.branch.conv3.norm.weight)
     x = torch.randn(1, 4, 8, 8, requires_grad=True)
     block.branch(x).sum().backward()
     assert x.grad is not None

@@ -183,7 +183,7 @@ _ON_PHOTOGRAPHS = PhotographRecipe(
     patch_side=40,
     patches=2000,
     optimization=Optimization(
-        epochs=4, batch_size=8, peak_learning_rate=1e-2, warm_up_fraction=0.05
+        epochs=6, batch_size=8, peak_learning_rate=1e-2, warm_up_fraction=0.05
     ),
     bars=(at_least("test_psnr_db", 28.3, baseline="test: Gaussian blur"),),
 )
