@@ -17,6 +17,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from atril_common.errors import InvalidInputError
 
 TASK_KEY = "atril.task"
+CLASSIFICATION = "classification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +239,7 @@ Task = (
 
 TASKS: Mapping[str, type[Task]] = MappingProxyType(
     {
-        "classification": ClassificationTask,
+        CLASSIFICATION: ClassificationTask,
         "regression": RegressionTask,
         "reconstruction": ReconstructionTask,
         "denoising": DenoisingTask,

@@ -26,7 +26,13 @@ from atril_common.errors import (
     InvalidInputError,
     NotReadyError,
 )
-from atril_common.tasks import ClassificationTask, ImageInput, declared_task, read_task
+from atril_common.tasks import (
+    CLASSIFICATION,
+    ClassificationTask,
+    ImageInput,
+    declared_task,
+    read_task,
+)
 from atril_common.tensors import Tensor
 from atril_gateway.offload import Offload
 from atril_gateway.pictures import tensor_from_pictures
@@ -203,12 +209,13 @@ def task_of(config: ModelConfig) -> tuple[ClassificationTask, ImageInput]:
         InvalidInputError: it declares another task or none, or classifies something else.
         NotReadyError: its declaration is malformed; it cannot be used until it is published anew.
     """
+    if declared_task(config) != CLASSIFICATION:
+        raise InvalidInputError(f"model '{config.name}' is not a classifier: {_purpose(config)}")
     try:
         task = read_task(config)
     except InvalidInputError as err:
         raise NotReadyError(str(err)) from err
-    if not isinstance(task, ClassificationTask):
-        raise InvalidInputError(f"model '{config.name}' is not a classifier: {_purpose(config)}")
+    assert isinstance(task, ClassificationTask)
     if not task.labels:
         raise NotReadyError(f"model '{config.name}' declares a classifier without labels")
     if not isinstance(task.input, ImageInput):

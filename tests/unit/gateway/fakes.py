@@ -7,9 +7,24 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.core import InferRequest, InferResponse, ModelIndexEntry, ModelMetadata
 from atril_common.errors import AtrilError, NotFoundError
-from atril_common.tasks import TASK_KEY, ClassificationTask, ImageInput, write_task
+from atril_common.tasks import ClassificationTask, ImageInput, TranslationTask, write_task
 from atril_common.tensors import Tensor
 
+TRANSLATION = TranslationTask(
+    encoder_suffix="-encoder",
+    decoder_suffix="-decoder",
+    explainer_suffix=None,
+    source_language="en",
+    target_language="es",
+    tokenizer="{}",
+    pad_id=0,
+    bos_id=1,
+    eos_id=2,
+    max_source_length=8,
+    max_target_length=8,
+    beam=1,
+    length_penalty=0.0,
+)
 GREY = ImageInput("image", 4, 4, (0.5,), (0.25,))
 COLOUR = ImageInput("image", 4, 4, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 LABELS = ("zero", "one", "two", "three", "four")
@@ -107,7 +122,7 @@ class FakeCore:
 def fake_core() -> FakeCore:
     """A core with a grey, a colour and an unbatched classifier, and models of other kinds."""
     translator = ModelConfig(name="translator")
-    translator.parameters[TASK_KEY].string_value = "translation"
+    write_task(translator, TRANSLATION)
     return FakeCore(
         classifier_config("grey"),
         classifier_config("colour.v1-small", COLOUR),

@@ -72,7 +72,9 @@ def _dates() -> ParallelDataset:
     )
 
 
-def _course(architecture: str, epochs: int, **changes: object) -> TranslationCourse:
+def _course(
+    architecture: str, epochs: int, *, learnt_from: int = 800, **changes: object
+) -> TranslationCourse:
     recipe = TranslationRecipe(
         architecture=architecture,
         dataset="number_corpus",
@@ -87,13 +89,14 @@ def _course(architecture: str, epochs: int, **changes: object) -> TranslationCou
     dataset = _dates()
     texts = (text for pair in dataset.train for text in pair)
     tokenizer = BytePairTokenizer.train(texts, recipe.vocabulary)
+    dataset = replace(dataset, train=dataset.train[:learnt_from])
     return TranslationCourse(replace(recipe, **changes), dataset, tokenizer)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def course() -> TranslationCourse:
     """Bahdanau's network on dates; tests must not change it."""
-    return _course("bahdanau", 6)
+    return _course("bahdanau", 4)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +169,8 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     """Bit for bit, and another seed other ones."""
     networks: list[Network] = []
     for seed in (0, 0, 1):
-        network, _ = train_course(_course("transformer", 1, seed=seed), SilentReporter(), "cpu")
-        networks.append(network)
+        course = _course("transformer", 1, learnt_from=160, seed=seed)
+        networks.append(train_course(course, SilentReporter(), "cpu")[0])
     one, same, other = (network.state_dict() for network in networks)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
@@ -240,9 +243,7 @@ def test_label_smoothing_changes_the_loss_by_its_definition() -> None:
 @pytest.fixture(scope="module", params=list(OPTIONS))
 def exported(request: pytest.FixtureRequest) -> tuple[TranslationCourse, Network, list[Export]]:
     """Each network, barely trained, with its exports."""
-    full = _course(request.param, 1)
-    dataset = replace(full.dataset, train=full.dataset.train[:160])
-    course = TranslationCourse(full.recipe, dataset, full.tokenizer)
+    course = _course(request.param, 1, learnt_from=160)
     network, _training = train_course(course, SilentReporter(), "cpu")
     return course, network, list(course.exports(network))
 
