@@ -76,7 +76,7 @@ _ON_DIGITS: Mapping[str, _Slim] = {
     "googlenet": _Slim({"width": 0.125, "auxiliary_heads": True}, 32, 16, 32, 0.003),
     "resnet18": _Slim({"width": 0.125}, 32, 10, 64, 0.005),
     "resnet50": _Slim({"width": 0.125}, 32, 10, 64, 0.005),
-    "resnext50": _Slim({"width": 0.125}, 32, 10, 64, 0.005),
+    "resnext50": _Slim({"width": 0.125}, 32, 16, 64, 0.005),
     "densenet121": _Slim({"width": 0.25}, 32, 6, 64, 0.004),
     "regnetx400mf": _Slim({"width": 0.25}, 48, 8, 64, 0.01),
 }

@@ -11,7 +11,12 @@ from atril_training.recipes.sequential import (
 
 
 def _rows_of_digits(
-    architecture: str, hidden: int, options: Mapping[str, object] | None = None
+    architecture: str,
+    hidden: int,
+    options: Mapping[str, object] | None = None,
+    *,
+    epochs: int = 30,
+    weight_decay: float = 0.3,
 ) -> SequenceClassificationRecipe:
     return SequenceClassificationRecipe(
         architecture=architecture,
@@ -19,7 +24,11 @@ def _rows_of_digits(
         options={"hidden": hidden, **(options or {})},
         side=8,
         optimization=Optimization(
-            epochs=30, batch_size=32, peak_learning_rate=0.005, weight_decay=0.3, clip_norm=1.0
+            epochs=epochs,
+            batch_size=32,
+            peak_learning_rate=0.005,
+            weight_decay=weight_decay,
+            clip_norm=1.0,
         ),
         bars=(
             at_least("test_accuracy", 0.95, baseline="test: nearest class mean"),
@@ -157,7 +166,7 @@ RECIPES: tuple[Recipe, ...] = (
     _rows_of_digits("rnn", 64),
     _rows_of_digits("rnn-skip", 64, {"delay": 4}),
     _rows_of_digits("rnn-leaky", 64, {"alpha": 0.3, "learn_alpha": True}),
-    _rows_of_digits("rnn-delay", 64, {"delay": 2}),
+    _rows_of_digits("rnn-delay", 64, {"delay": 2}, epochs=40, weight_decay=0.1),
     _rows_of_digits("lstm", 64),
     _rows_of_digits("bilstm", 48),
     _MACKEY_GLASS,
