@@ -8,7 +8,6 @@ Dimensions: B batch, T time steps, V characters of the alphabet, H hidden units.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from atril_models.architecture import Network
 from atril_models.recurrent.one_step import OneStep, empty_states, state_names
@@ -49,7 +48,8 @@ class CharacterModel(Network):
 
     def one_hot(self, tokens: Tensor) -> Tensor:
         """Tokens of any shape as vectors, [..., V]."""
-        return functional.one_hot(tokens, self.vocabulary).to(self.output.weight.dtype)
+        places = torch.arange(self.vocabulary, device=tokens.device)
+        return (tokens[..., None] == places).to(self.output.weight.dtype)
 
 
 class CharacterStep(OneStep):
