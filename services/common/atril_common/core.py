@@ -5,11 +5,42 @@ any number of replicas. Fronts are written against the port and never know which
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.tensors import Tensor, TensorSpec
+
+ParameterValue = bool | int | float | str
+
+
+class SequenceControl(NamedTuple):
+    """To which sequence a request belongs, and whether it is the first or the last of it."""
+
+    sequence_id: int | str
+    start: bool = False
+    end: bool = False
+
+
+class RequestOptions(NamedTuple):
+    """What a request asks for beside its tensors (protocol reference 2.10).
+
+    `priority` 0 is the model's default, 1 the highest; `timeout_us` 0 is the queue policy's own.
+    `classification` gives, by output, how many classes to answer in place of the tensor.
+    `parameters` are those that the protocol does not reserve. All of it is hashable.
+    """
+
+    priority: int = 0
+    timeout_us: int = 0
+    sequence: SequenceControl | None = None
+    classification: tuple[tuple[str, int], ...] = ()
+    parameters: tuple[tuple[str, ParameterValue], ...] = ()
+
+
+NO_OPTIONS = RequestOptions()
 
 
 class InferRequest(NamedTuple):
@@ -25,6 +56,7 @@ class InferRequest(NamedTuple):
     model_version: str = ""
     outputs: tuple[str, ...] = ()
     deadline_s: float | None = None
+    options: RequestOptions = NO_OPTIONS
 
 
 class InferResponse(NamedTuple):
@@ -52,6 +84,20 @@ class ModelIndexEntry(NamedTuple):
     version: str = ""
     state: str = ""
     reason: str = ""
+
+
+class LoadOptions(NamedTuple):
+    """What a load request brings along.
+
+    `config` is the JSON text of a model configuration that stands in for the repository's;
+    `files` are contents by `<version>/<file>` that stand in for the model's folder.
+    """
+
+    config: str | None = None
+    files: Mapping[str, bytes] = MappingProxyType({})
+
+
+NO_LOAD_OPTIONS = LoadOptions()
 
 
 class InferenceCore(Protocol):
@@ -103,4 +149,44 @@ class InferenceCore(Protocol):
 
     async def index(self, *, ready_only: bool = False) -> list[ModelIndexEntry]:
         """Every model and version that the repository holds, with its state and the reason."""
+        ...
+
+    def stream(self, request: InferRequest) -> AsyncIterator[InferResponse]:
+        """Answer a request with any number of responses; a model that is not decoupled gives one.
+
+        Closing the iterator cancels the request.
+
+        Raises:
+            AtrilError: as for `infer`, at the first step or later.
+        """
+        ...
+
+    async def statistics(
+        self, model_name: str = "", model_version: str = ""
+    ) -> list[pb.ModelStatistics]:
+        """What the ready versions of one model, or of all, have done (protocol reference 2.8).
+
+        Raises:
+            InvalidInputError: unknown model or version (case E05).
+        """
+        ...
+
+    async def load(self, model_name: str, options: LoadOptions = NO_LOAD_OPTIONS) -> None:
+        """Load a model, or load it anew; what is served goes on until the new one is ready.
+
+        Raises:
+            NotReadyError: the repository is not under explicit control (case E28).
+            NotFoundError: the repository has no such model.
+            InvalidInputError: the configuration or a file name is not acceptable.
+            LoadFailedError: it cannot be loaded; the text says why (case E29).
+        """
+        ...
+
+    async def unload(self, model_name: str, *, unload_dependents: bool = False) -> None:
+        """Stop serving a model; returns when it takes no more requests, those accepted finish.
+
+        Raises:
+            NotReadyError: the repository is not under explicit control (case E28).
+            NotFoundError: no such model.
+        """
         ...

@@ -5,7 +5,9 @@
     ├── TooLargeError              a body, picture or batch over its limit
     ├── UnsupportedMediaTypeError  a content type or encoding we do not read
     ├── NotFoundError              no such model, version or route
+    ├── AlreadyExistsError         the name is taken
     ├── NotReadyError              known, but loading, unloading or broken
+    ├── LoadFailedError            a model that was to be loaded cannot be
     ├── OverloadedError            a bounded queue is full
     ├── QueueTimeoutError          waited too long to be run
     ├── DeadlineExceededError      the caller's own deadline passed
@@ -31,7 +33,9 @@ class ErrorKind(Enum):
     TOO_LARGE = "too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     NOT_FOUND = "not_found"
+    ALREADY_EXISTS = "already_exists"
     NOT_READY = "not_ready"
+    LOAD_FAILED = "load_failed"
     OVERLOADED = "overloaded"
     QUEUE_TIMEOUT = "queue_timeout"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -72,10 +76,22 @@ class NotFoundError(AtrilError):
     kind = ErrorKind.NOT_FOUND
 
 
+class AlreadyExistsError(AtrilError):
+    """What was to be made is there already."""
+
+    kind = ErrorKind.ALREADY_EXISTS
+
+
 class NotReadyError(AtrilError):
     """The model is known but cannot answer now; the text gives the reason."""
 
     kind = ErrorKind.NOT_READY
+
+
+class LoadFailedError(AtrilError):
+    """A model that was to be loaded cannot be; the text gives the reason."""
+
+    kind = ErrorKind.LOAD_FAILED
 
 
 class OverloadedError(AtrilError):

@@ -31,6 +31,8 @@ STATUS: Mapping[ErrorKind, Status] = MappingProxyType(
         ErrorKind.TOO_LARGE: Status(400, 413, grpc.StatusCode.RESOURCE_EXHAUSTED),
         ErrorKind.UNSUPPORTED_MEDIA_TYPE: Status(501, 415, grpc.StatusCode.UNIMPLEMENTED),
         ErrorKind.NOT_FOUND: Status(404, 404, grpc.StatusCode.NOT_FOUND),
+        ErrorKind.ALREADY_EXISTS: Status(400, 409, grpc.StatusCode.ALREADY_EXISTS),
+        ErrorKind.LOAD_FAILED: Status(500, 500, grpc.StatusCode.INTERNAL),
         ErrorKind.NOT_READY: Status(503, 503, grpc.StatusCode.UNAVAILABLE, retry=True),
         ErrorKind.OVERLOADED: Status(503, 503, grpc.StatusCode.UNAVAILABLE, retry=True),
         ErrorKind.QUEUE_TIMEOUT: Status(503, 503, grpc.StatusCode.UNAVAILABLE, retry=True),

@@ -2,17 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from atril_common.core import InferRequest, InferResponse, ModelIndexEntry, ModelMetadata
+from atril_common.core import (
+    NO_LOAD_OPTIONS,
+    InferRequest,
+    InferResponse,
+    LoadOptions,
+    ModelIndexEntry,
+    ModelMetadata,
+)
 from atril_common.errors import (
     AtrilError,
     InvalidInputError,
     NotFoundError,
     NotReadyError,
+    UnsupportedError,
 )
 from atril_common.model_config import read_config
 from atril_common.repository import CONFIG_FILE, list_models, list_versions
@@ -99,6 +108,26 @@ class Engine:
     async def index(self, *, ready_only: bool = False) -> list[ModelIndexEntry]:
         """See `InferenceCore.index`."""
         return [e for e in self.entries() if not ready_only or e.state == READY]
+
+    async def stream(self, request: InferRequest) -> AsyncIterator[InferResponse]:
+        """See `InferenceCore.stream`."""
+        yield await self.infer(request)
+
+    async def statistics(
+        self,
+        model_name: str = "",  # noqa: ARG002
+        model_version: str = "",  # noqa: ARG002
+    ) -> list[pb.ModelStatistics]:
+        """See `InferenceCore.statistics`."""
+        raise UnsupportedError("statistics are not implemented")
+
+    async def load(self, model_name: str, options: LoadOptions = NO_LOAD_OPTIONS) -> None:  # noqa: ARG002
+        """See `InferenceCore.load`."""
+        raise UnsupportedError("model load is not implemented")
+
+    async def unload(self, model_name: str, *, unload_dependents: bool = False) -> None:  # noqa: ARG002
+        """See `InferenceCore.unload`."""
+        raise UnsupportedError("model unload is not implemented")
 
     def _find(self, model_name: str, model_version: str) -> ServedModel:
         if not model_version:

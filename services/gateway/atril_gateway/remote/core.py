@@ -7,6 +7,7 @@ request.
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from tritonclient.grpc import service_pb2 as pb
@@ -19,8 +20,21 @@ from atril_common.batching import (
     ExecutionTimes,
     Tensors,
 )
-from atril_common.core import InferRequest, InferResponse, ModelIndexEntry, ModelMetadata
-from atril_common.errors import AtrilError, InternalError, InvalidInputError, NotFoundError
+from atril_common.core import (
+    NO_LOAD_OPTIONS,
+    InferRequest,
+    InferResponse,
+    LoadOptions,
+    ModelIndexEntry,
+    ModelMetadata,
+)
+from atril_common.errors import (
+    AtrilError,
+    InternalError,
+    InvalidInputError,
+    NotFoundError,
+    UnsupportedError,
+)
 from atril_common.oip.grpc_codec import decode_response, encode_request
 from atril_common.tensors import TensorSpec
 from atril_common.validation import RequestValidator
@@ -139,6 +153,26 @@ class RemoteCore:
         """See `InferenceCore.index`; as one replica tells it."""
         answer = await self._rpc("RepositoryIndex", pb.RepositoryIndexRequest(ready=ready_only))
         return [ModelIndexEntry(m.name, m.version, m.state, m.reason) for m in answer.models]
+
+    async def stream(self, request: InferRequest) -> AsyncIterator[InferResponse]:
+        """See `InferenceCore.stream`."""
+        yield await self.infer(request)
+
+    async def statistics(
+        self,
+        model_name: str = "",  # noqa: ARG002
+        model_version: str = "",  # noqa: ARG002
+    ) -> list[pb.ModelStatistics]:
+        """See `InferenceCore.statistics`."""
+        raise UnsupportedError("statistics are not implemented")
+
+    async def load(self, model_name: str, options: LoadOptions = NO_LOAD_OPTIONS) -> None:  # noqa: ARG002
+        """See `InferenceCore.load`."""
+        raise UnsupportedError("model load is not implemented")
+
+    async def unload(self, model_name: str, *, unload_dependents: bool = False) -> None:  # noqa: ARG002
+        """See `InferenceCore.unload`."""
+        raise UnsupportedError("model unload is not implemented")
 
     async def _rpc(self, method: str, request: Any) -> Any:
         return await self._replicas.call(method, request, self._timeout_s)

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from atril_common.errors import (
+    AlreadyExistsError,
     AtrilError,
     CancelledRequestError,
     DeadlineExceededError,
@@ -40,7 +41,7 @@ ERROR_OF_CODE: dict[grpc.StatusCode, type[AtrilError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
-    grpc.StatusCode.ALREADY_EXISTS: InvalidInputError,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
     grpc.StatusCode.PERMISSION_DENIED: InternalError,
     grpc.StatusCode.UNAUTHENTICATED: InternalError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: TooLargeError,
