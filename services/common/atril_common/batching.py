@@ -47,10 +47,12 @@ class BatchResult(NamedTuple):
 class Executor(Protocol):
     """Runs one batch."""
 
-    def execute(
-        self, inputs: Tensors, outputs: tuple[str, ...]
-    ) -> "BatchResult | asyncio.Future[BatchResult]":
+    def execute(self, batch: InferRequest) -> "BatchResult | asyncio.Future[BatchResult]":
         """Run the model once: the answer itself, or a future of it when it is computed elsewhere.
+
+        Args:
+            batch: the inputs of all its requests, the outputs that any of them wants (empty: all),
+                and the options of the first; requests share them if `BatchPolicy.same_options`.
 
         Raises:
             AtrilError: the batch failed.
@@ -78,13 +80,15 @@ class BatchPolicy(NamedTuple):
     """How a model batches.
 
     `max_batch_size` 0 is a model without a batch dimension, which runs one request at a time.
-    `concurrency` is how many batches may be under way at once.
+    `concurrency` is how many batches may be under way at once. With `same_options` only requests
+    whose options are equal share a batch, for an executor that hands them on.
     """
 
     max_batch_size: int
     max_queue_delay_s: float
     max_queue_size: int
     concurrency: int = 1
+    same_options: bool = False
 
 
 class _Waiting(NamedTuple):
@@ -197,6 +201,7 @@ class DynamicBatcher:
         """Remove the next batch from the head of the queue, in order, dropping what is too late."""
         queue, batch, rows = self._queue, list[_Waiting](), 0
         limit = max(1, self._policy.max_batch_size)
+        same_options = self._policy.same_options
         now_s = self._loop.time()
         while queue:
             waiting = queue[0]
@@ -207,6 +212,7 @@ class DynamicBatcher:
             if batch and (
                 rows + waiting.rows > limit
                 or waiting.signature != batch[0].signature
+                or (same_options and waiting.request.options != batch[0].request.options)
                 or not self._policy.max_batch_size
             ):
                 break
@@ -247,14 +253,15 @@ class DynamicBatcher:
             outputs = ()
         try:
             if len(batch) == 1:
-                inputs = first.inputs
+                merged = first
             else:
                 inputs = {
                     name: np.concatenate([w.request.inputs[name] for w in batch])
                     for name in first.inputs
                 }
+                merged = first._replace(inputs=inputs, outputs=outputs)
             infer_ns = time.monotonic_ns()
-            result = self._executor.execute(inputs, outputs)
+            result = self._executor.execute(merged)
         except Exception as err:  # noqa: BLE001  # logged in _as_atril_error, and answered
             self._fail(batch, _as_atril_error(err))
             return

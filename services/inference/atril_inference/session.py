@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from atril_common.batching import BatchResult, Tensors
+from atril_common.core import InferRequest
 from atril_common.errors import InternalError, InvalidInputError, NotReadyError
 from atril_common.tensors import DTYPES, Tensor, TensorSpec
 
@@ -123,17 +124,17 @@ class OnnxSession:
         if elapsed_s > INLINE_BUDGET_S:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
 
-    def execute(
-        self, inputs: Tensors, outputs: tuple[str, ...]
-    ) -> BatchResult | asyncio.Future[BatchResult]:
+    def execute(self, batch: InferRequest) -> BatchResult | asyncio.Future[BatchResult]:
         """Run one batch, here or in the session's thread.
 
         Raises:
             InternalError: ONNX Runtime failed.
         """
         if self._thread is None:
-            return self._run(inputs, outputs)
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._run, inputs, outputs)
+            return self._run(batch.inputs, batch.outputs)
+        return asyncio.get_running_loop().run_in_executor(
+            self._thread, self._run, batch.inputs, batch.outputs
+        )
 
     def close(self) -> None:
         """Give the session's thread back; nothing may be running."""

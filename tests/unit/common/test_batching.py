@@ -66,8 +66,9 @@ class Inline:
         self._run = run or (lambda inputs: {"y": inputs["x"].copy()})
         self.seen: list[np.ndarray] = []
 
-    def execute(self, inputs: Tensors, outputs: tuple[str, ...]) -> BatchResult:
+    def execute(self, batch: InferRequest) -> BatchResult:
         """See `Executor`."""
+        inputs = batch.inputs
         self.seen.append(inputs["x"])
         return BatchResult(self._run(inputs), "7")
 
@@ -81,9 +82,10 @@ class Elsewhere(Inline):
         self.most_at_once = 0
 
     def execute(  # type: ignore[override]
-        self, inputs: Tensors, outputs: tuple[str, ...]
+        self, batch: InferRequest
     ) -> asyncio.Future[BatchResult]:
         """See `Executor`."""
+        inputs = batch.inputs
         self.seen.append(inputs["x"])
         future: asyncio.Future[BatchResult] = asyncio.get_running_loop().create_future()
         self.waiting.append((inputs, future))
@@ -483,12 +485,13 @@ class _Checking(Elsewhere):
         return {"y": inputs["x"] * 2}
 
     def execute(  # type: ignore[override]
-        self, inputs: Tensors, outputs: tuple[str, ...]
+        self, batch: InferRequest
     ) -> asyncio.Future[BatchResult] | BatchResult:
         """See `Executor`."""
+        inputs = batch.inputs
         assert 1 <= len(inputs["x"]) <= self._scenario.max_batch_size
         if self._scenario.elsewhere:
-            future = super().execute(inputs, outputs)
+            future = super().execute(batch)
             assert len(self.waiting) <= self._scenario.concurrency
             return future
         self.seen.append(inputs["x"])

@@ -18,7 +18,6 @@ from atril_common.batching import (
     BatchResult,
     DynamicBatcher,
     ExecutionTimes,
-    Tensors,
 )
 from atril_common.core import (
     NO_LOAD_OPTIONS,
@@ -84,9 +83,9 @@ class _RemoteModel:
         self._version = version
         self._timeout_s = timeout_s
 
-    def execute(self, inputs: Tensors, outputs: tuple[str, ...]) -> asyncio.Future[BatchResult]:
+    def execute(self, batch: InferRequest) -> asyncio.Future[BatchResult]:
         """Send one batch."""
-        request = InferRequest(self._name, inputs, self._version, outputs)
+        request = batch._replace(model_name=self._name, model_version=self._version)
         return asyncio.ensure_future(self._call(encode_request(request)))
 
     async def _call(self, message: Any) -> BatchResult:
@@ -232,6 +231,7 @@ class RemoteCore:
             max_queue_delay_s=0.0,
             max_queue_size=MAX_QUEUE_SIZE,
             concurrency=calls * self._replica_count,
+            same_options=True,
         )
         validator = RequestValidator(
             metadata.name,
