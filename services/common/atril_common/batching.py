@@ -67,8 +67,8 @@ class BatchObserver(Protocol):
         """A batch was answered; `enqueued_ns` has one entry a request."""
         ...
 
-    def failed(self, requests: int, error: AtrilError) -> None:
-        """Requests were answered with an error."""
+    def failed(self, requests: int, error: AtrilError, spent_ns: int = 0) -> None:
+        """Requests were answered with an error, after `spent_ns` in all."""
         ...
 
     def cancelled(self, requests: int) -> None:
@@ -231,7 +231,7 @@ class DynamicBatcher:
                 f"Request timeout expired: the deadline passed while the request waited for model "
                 f"'{self._model_name}'"
             )
-            self._observer.failed(1, error)
+            self._observer.failed(1, error, time.monotonic_ns() - waiting.enqueued_ns)
             waiting.future.set_exception(error)
             return True
         return False
@@ -330,7 +330,8 @@ class DynamicBatcher:
         for waiting in batch:
             if not waiting.future.done():
                 waiting.future.set_exception(error)
-        self._observer.failed(len(batch), error)
+        now_ns = time.monotonic_ns()
+        self._observer.failed(len(batch), error, sum(now_ns - w.enqueued_ns for w in batch))
 
 
 def _not_by_rows(outputs: Tensors, rows: int) -> str | None:

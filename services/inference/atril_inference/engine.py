@@ -114,12 +114,18 @@ class Engine:
         yield await self.infer(request)
 
     async def statistics(
-        self,
-        model_name: str = "",  # noqa: ARG002
-        model_version: str = "",  # noqa: ARG002
+        self, model_name: str = "", model_version: str = ""
     ) -> list[pb.ModelStatistics]:
         """See `InferenceCore.statistics`."""
-        raise UnsupportedError("statistics are not implemented")
+        models = [
+            model
+            for model in self.served()
+            if model_name in ("", model.config.name) and model_version in ("", model.version)
+        ]
+        if model_name and not models:
+            version = f" version {model_version}" if model_version else ""
+            raise InvalidInputError(f"requested model '{model_name}'{version} is not available")
+        return [model.statistics.message(model.config.name, model.version) for model in models]
 
     async def load(self, model_name: str, options: LoadOptions = NO_LOAD_OPTIONS) -> None:  # noqa: ARG002
         """See `InferenceCore.load`."""

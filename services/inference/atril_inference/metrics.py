@@ -21,6 +21,8 @@ from atril_inference.statistics import ModelStatistics
 
 _MODEL = ["model", "version"]
 
+_NS_PER_US = 1000
+
 _STAGES: tuple[tuple[str, Callable[[ModelStatistics], Histogram]], ...] = (
     ("nv_inference_request", lambda s: s.request),
     ("nv_inference_queue", lambda s: s.queue),
@@ -85,8 +87,9 @@ def _durations(models: list[ServedModel]) -> Iterator[Metric]:
         )
         for model in models:
             latencies = stage(model.statistics)
-            total.add_metric(_labels(model), latencies.sum)
-            histogram.add_metric(_labels(model), latencies.cumulative(), latencies.sum)
+            sum_us = latencies.sum / _NS_PER_US
+            total.add_metric(_labels(model), sum_us)
+            histogram.add_metric(_labels(model), latencies.cumulative(_NS_PER_US), sum_us)
         yield total
         yield histogram
 

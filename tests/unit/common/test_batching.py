@@ -50,7 +50,7 @@ class Observed:
         self.batches.append(batch_size)
         self.requests += len(enqueued_ns)
 
-    def failed(self, requests: int, error: AtrilError) -> None:
+    def failed(self, requests: int, error: AtrilError, spent_ns: int = 0) -> None:
         """Note failures."""
         self.failures += [error] * requests
 

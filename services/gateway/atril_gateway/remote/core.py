@@ -67,7 +67,7 @@ class _Unobserved:
     def executed(self, batch_size: int, enqueued_ns: list[int], times: ExecutionTimes) -> None:
         """Count nothing."""
 
-    def failed(self, requests: int, error: AtrilError) -> None:
+    def failed(self, requests: int, error: AtrilError, spent_ns: int = 0) -> None:
         """Count nothing."""
 
     def cancelled(self, requests: int) -> None:
