@@ -47,6 +47,8 @@ MOST_LAGS = 27
 """The autoregression of the baseline is chosen among those of up to so many lags by AIC."""
 FIXED_LAGS = (12, 27)
 
+_TOLERANCE = 1e-4
+"""Largest difference in parity, of the series' standard deviation where that is above 1."""
 _TRACED_LENGTH = 5
 _BATCH_SIZES = (1, 7, 32)
 _SHARE_95 = 1.959963984540054  # of a normal distribution, within so many deviations
@@ -153,8 +155,11 @@ class ForecastCourse(Course):
         """One step at a time, and a whole window of any length."""
         assert isinstance(network, SequenceForecaster)
         served = self.served(network).eval()
+        # In the series' own units: float32 has no 1e-4 left at the level of hundreds.
+        tolerance = _TOLERANCE * max(1.0, float(self.dataset.values.std()))
         outputs = tuple(
-            OutputSpec(name, (BATCH_DIMENSION, network.horizon)) for name in (FORECAST, DEVIATION)
+            OutputSpec(name, (BATCH_DIMENSION, network.horizon), tolerance=tolerance)
+            for name in (FORECAST, DEVIATION)
         )
         task = ForecastTask(
             input=SequenceInput(WINDOW, (self.dataset.quantity,)),
