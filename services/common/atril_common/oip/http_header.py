@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from atril_common.errors import InvalidInputError, sample
+from atril_common.oip.json_message import read_message
 
 _MAX_RANK = 32
 _MAX_REMEMBERED_BYTES = 2048
@@ -51,7 +52,7 @@ def parse_header(head: bytes) -> RequestHeader:
 
 def _parse(head: bytes) -> RequestHeader:
     try:
-        message = orjson.loads(head)
+        message = read_message(head)
     except orjson.JSONDecodeError as err:
         raise InvalidInputError(f"Unable to parse the request body as JSON: {err}") from None
     if not isinstance(message, dict):

@@ -18,16 +18,18 @@ _MAX_PACKED = 65536
 
 
 def tensor_from_json(data: object, datatype: str, shape: tuple[int, ...], name: str) -> Tensor:
-    """Read a tensor.
+    """Read a tensor from a list, or from the numbers that `read_message` has packed already.
 
     Raises:
         InvalidInputError: values of another kind than the datatype, out of its range, or not as
         many
             as the shape has elements.
     """
-    if not isinstance(data, list):
+    if isinstance(data, np.ndarray):
+        tensor = _finite(_narrowed(data, dtype_of(datatype, where=f"input '{name}'")), name)
+    elif not isinstance(data, list):
         raise InvalidInputError(f"Unable to parse 'data' of input '{name}': expected a list")
-    if datatype == "BYTES":
+    elif datatype == "BYTES":
         tensor = _strings(data, name)
     elif datatype in ("FP16", "BF16"):
         raise InvalidInputError(
@@ -74,10 +76,22 @@ def _numbers(data: list[Any], dtype: np.dtype[Any], name: str) -> Tensor:
     tensor = _packed(data, dtype)
     if tensor is None:
         tensor = _converted(data, dtype, name)
-    if dtype.kind == "f" and not np.isfinite(tensor).all():
+    return _finite(tensor, name) if dtype.kind == "f" else tensor
+
+
+def _narrowed(values: Tensor, dtype: np.dtype[Any]) -> Tensor:
+    """Doubles in the datatype; what is beyond its range becomes infinite."""
+    if dtype == values.dtype:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
+
+
+def _finite(tensor: Tensor, name: str) -> Tensor:
+    if not np.isfinite(tensor).all():
         raise InvalidInputError(
             f"Unable to parse 'data' of input '{name}': a value is beyond the range of "
-            f"{DATATYPES[dtype]}"
+            f"{DATATYPES[tensor.dtype]}"
         )
     return tensor
 
