@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -52,7 +52,8 @@ class Executor(Protocol):
 
         Args:
             batch: the inputs of all its requests, the outputs that any of them wants (empty: all),
-                and the options of the first; requests share them if `BatchPolicy.same_options`.
+                the options of the first (requests share them if `BatchPolicy.same_options`), and
+                the latest of their deadlines.
 
         Raises:
             AtrilError: the batch failed.
@@ -259,7 +260,8 @@ class DynamicBatcher:
                     name: np.concatenate([w.request.inputs[name] for w in batch])
                     for name in first.inputs
                 }
-                merged = first._replace(inputs=inputs, outputs=outputs)
+                deadline_s = _latest([w.request.deadline_s for w in batch])
+                merged = first._replace(inputs=inputs, outputs=outputs, deadline_s=deadline_s)
             infer_ns = time.monotonic_ns()
             result = self._executor.execute(merged)
         except Exception as err:  # noqa: BLE001  # logged in _as_atril_error, and answered
@@ -332,6 +334,11 @@ class DynamicBatcher:
                 waiting.future.set_exception(error)
         now_ns = time.monotonic_ns()
         self._observer.failed(len(batch), error, sum(now_ns - w.enqueued_ns for w in batch))
+
+
+def _latest(deadlines_s: list[float | None]) -> float | None:
+    """Until when somebody waits; None if somebody waits for ever."""
+    return None if None in deadlines_s else max(cast(list[float], deadlines_s))
 
 
 def _not_by_rows(outputs: Tensors, rows: int) -> str | None:

@@ -300,6 +300,34 @@ async def test_a_request_whose_deadline_passed_is_not_run() -> None:
     assert [type(e) for e in observed.failures] == [DeadlineExceededError]
 
 
+@pytest.mark.parametrize(
+    ("ahead_s", "latest_s"), [((60.0, 90.0, 70.0), 90.0), ((60.0, None), None)]
+)
+async def test_a_batch_has_until_the_latest_deadline_of_its_requests(
+    ahead_s: tuple[float | None, ...], latest_s: float | None
+) -> None:
+    """An executor that waits gives up when nobody waits any more, not when the first gives up."""
+    batches: list[InferRequest] = []
+
+    class Recording(Inline):
+        def execute(self, batch: InferRequest) -> BatchResult:
+            batches.append(batch)
+            return super().execute(batch)
+
+    now_s = asyncio.get_running_loop().time()
+    policy = BatchPolicy(max_batch_size=8, max_queue_delay_s=0.0, max_queue_size=8)
+    waiting = DynamicBatcher("m", Recording(), policy, Observed())
+    deadlines = [None if s is None else now_s + s for s in ahead_s]
+    futures = [
+        waiting.submit(request(1.0)._replace(deadline_s=deadline_s), 1) for deadline_s in deadlines
+    ]
+    for future in futures:
+        await answer(future)
+    assert [batch.deadline_s for batch in batches] == [
+        None if latest_s is None else now_s + latest_s
+    ]
+
+
 async def test_an_error_of_the_executor_reaches_every_request_of_its_batch_only() -> None:
     """The next batch is run as if nothing had been."""
 
