@@ -251,7 +251,7 @@ class DynamicBatcher:
         first = batch[0].request
         outputs = first.outputs
         if any(w.request.outputs != outputs for w in batch):
-            outputs = ()
+            outputs = _outputs_of_any(batch)
         try:
             if len(batch) == 1:
                 merged = first
@@ -339,6 +339,13 @@ class DynamicBatcher:
 def _latest(deadlines_s: list[float | None]) -> float | None:
     """Until when somebody waits; None if somebody waits for ever."""
     return None if None in deadlines_s else max(cast(list[float], deadlines_s))
+
+
+def _outputs_of_any(batch: list[_Waiting]) -> tuple[str, ...]:
+    """The outputs that any request of a batch wants; empty, which is all, if one wants all."""
+    if not all(w.request.outputs for w in batch):
+        return ()
+    return tuple(dict.fromkeys(name for w in batch for name in w.request.outputs))
 
 
 def _not_by_rows(outputs: Tensors, rows: int) -> str | None:

@@ -135,9 +135,10 @@ def test_shapes_that_no_tensor_can_have_are_refused(shape: list[int], raw: bool)
 
 @given(requests(finite=False))
 def test_a_written_request_is_read_as_it_was(request: InferRequest) -> None:
-    """2.8: what a front sends to a replica arrives as it was."""
+    """2.8, 2.10: what a front sends to a replica arrives as it was, its options too."""
     decoded = decode_request(encode_request(request))
     assert decoded.outputs == request.outputs
+    assert decoded.options == request.options
     assert all(same(decoded.inputs[name], t) for name, t in request.inputs.items())
 
 

@@ -13,6 +13,7 @@ from atril_common.errors import AtrilError, InvalidInputError
 from atril_common.oip.http_codec import decode_request, encode_response
 from atril_common.oip.http_header import RequestHeader
 from atril_common.oip.json_tensors import tensor_from_json
+from atril_common.oip.parameters import parameters_from_options
 from atril_common.tensors import DATATYPES, DTYPES, Tensor, tensor_from_bytes, tensor_to_bytes
 from tests.unit.common.wire_strategies import (
     JSON_DATATYPES,
@@ -49,8 +50,13 @@ def request_body(request: InferRequest, binary: set[str], nested: bool) -> tuple
             entry["data"] = _json(tensor, nested)
         inputs.append(entry)
     message: dict[str, Any] = {"inputs": inputs}
+    counts = dict(request.options.classification)
     if request.outputs:
-        message["outputs"] = [{"name": name} for name in request.outputs]
+        message["outputs"] = [
+            {"name": name, "parameters": {"classification": counts[name]} if name in counts else {}}
+            for name in request.outputs
+        ]
+    message["parameters"] = parameters_from_options(request.options)
     head = orjson.dumps(message)
     return head + b"".join(blobs), len(head) if binary else None
 
@@ -70,6 +76,7 @@ def test_json_requests_are_read_as_they_were_written(request: InferRequest, nest
     body, _ = request_body(request, set(), nested)
     decoded = decode_request("model", "", body, None).request
     assert decoded.outputs == request.outputs
+    assert decoded.options == request.options
     assert list(decoded.inputs) == list(request.inputs)
     assert all(same(decoded.inputs[name], t) for name, t in request.inputs.items())
 

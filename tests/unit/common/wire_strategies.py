@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from hypothesis import strategies as st
 
-from atril_common.core import InferRequest
+from atril_common.core import InferRequest, RequestOptions, SequenceControl
 from atril_common.errors import AtrilError
 from atril_common.tensors import DTYPES, Tensor
 
@@ -57,6 +57,42 @@ def tensors(
     return tensor.reshape(shape)
 
 
+_whole = st.integers(0, 2**64 - 1)
+_sequences = st.builds(
+    SequenceControl, st.integers(1, 2**64 - 1) | st.text(min_size=1), st.booleans(), st.booleans()
+)
+_free_names = names.filter(
+    lambda name: (
+        not name.startswith("triton_")
+        and name
+        not in {
+            "sequence_id",
+            "sequence_start",
+            "sequence_end",
+            "priority",
+            "timeout",
+            "headers",
+            "binary_data_output",
+        }
+    )
+)
+_values = st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text()
+
+
+@st.composite
+def options(draw: st.DrawFn, outputs: tuple[str, ...] = ()) -> RequestOptions:
+    """What a request to these outputs may ask for."""
+    counts = [(name, draw(st.integers(0, 2**64 - 1))) for name in outputs]
+    parameters = draw(st.dictionaries(_free_names, _values, max_size=3))
+    return RequestOptions(
+        priority=draw(_whole),
+        timeout_us=draw(_whole),
+        sequence=draw(st.none() | _sequences),
+        classification=tuple((name, count) for name, count in counts if count),
+        parameters=tuple(sorted(parameters.items())),
+    )
+
+
 @st.composite
 def requests(
     draw: st.DrawFn, datatypes: tuple[str, ...] = DATATYPES, *, finite: bool = True
@@ -68,7 +104,7 @@ def requests(
         )
     )
     outputs = tuple(draw(st.lists(names, unique=True, max_size=3)))
-    return InferRequest("model", inputs, "", outputs)
+    return InferRequest("model", inputs, "", outputs, None, draw(options(outputs)))
 
 
 json_values = st.recursive(

@@ -5,8 +5,21 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
-from atril_common.core import InferRequest, InferResponse
+from atril_common.core import (
+    NO_OPTIONS,
+    InferRequest,
+    InferResponse,
+    ParameterValue,
+    RequestOptions,
+)
 from atril_common.errors import InvalidInputError
+from atril_common.oip.parameters import (
+    EMPTY_FINAL_RESPONSE,
+    class_count,
+    options_from_parameters,
+    parameters_from_options,
+    sequence_parameters,
+)
 from atril_common.tensors import (
     DATATYPES,
     Tensor,
@@ -67,18 +80,66 @@ def decode_request(message: Any) -> InferRequest:
     outputs = tuple([output.name for output in message.outputs])
     if len(outputs) > 1 and len(set(outputs)) < len(outputs):
         raise InvalidInputError(f"an output is requested twice: {list(outputs)}")
-    return InferRequest(message.model_name, inputs, message.model_version, outputs)
+    return InferRequest(
+        message.model_name, inputs, message.model_version, outputs, None, _options(message)
+    )
 
 
-def encode_response(response: InferResponse, request_id: str) -> Any:
-    """Write a `ModelInferResponse`: every output raw, in the order of `outputs`."""
+def encode_response(
+    response: InferResponse, request_id: str, options: RequestOptions = NO_OPTIONS
+) -> Any:
+    """Write a `ModelInferResponse`: every output raw, in the order of `outputs`.
+
+    Args:
+        response: what the model answered.
+        request_id: is echoed.
+        options: of the request; the answer names the sequence that it belongs to.
+    """
     message = pb.ModelInferResponse(
         model_name=response.model_name, model_version=response.model_version, id=request_id
     )
     for name, tensor in response.outputs.items():
         message.outputs.add(name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
         message.raw_output_contents.append(tensor_to_bytes(tensor))
+    if options.sequence is not None:
+        _set_parameters(message.parameters, sequence_parameters(options.sequence))
     return message
+
+
+def parameters_from_message(message: Any) -> dict[str, ParameterValue | None]:
+    """Parameters of a message by name; None for one without a value."""
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice") or "", None)
+        for name, value in message.parameters.items()
+    }
+
+
+def _options(message: Any) -> RequestOptions:
+    """What the parameters of a request and of its outputs ask for."""
+    counts: list[tuple[str, int]] = []
+    for output in message.outputs:
+        if "classification" in output.parameters:
+            value = parameters_from_message(output)["classification"]
+            counts.append((output.name, class_count(value, output.name)))
+    if not message.parameters and not counts:
+        return NO_OPTIONS
+    parameters = parameters_from_message(message)
+    parameters.pop(EMPTY_FINAL_RESPONSE, None)
+    return options_from_parameters(parameters, tuple(counts))
+
+
+def _set_parameters(parameters: Any, values: dict[str, ParameterValue]) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool):
+            parameters[name].bool_param = value
+        elif isinstance(value, str):
+            parameters[name].string_param = value
+        elif isinstance(value, float):
+            parameters[name].double_param = value
+        elif value < 1 << 63:
+            parameters[name].int64_param = value
+        else:
+            parameters[name].uint64_param = value
 
 
 def _from_contents(tensor: Any, shape: tuple[int, ...]) -> Tensor:
@@ -109,15 +170,19 @@ def _from_contents(tensor: Any, shape: tuple[int, ...]) -> Tensor:
 
 
 def encode_request(request: InferRequest) -> Any:
-    """Write a `ModelInferRequest`, as a client does; every input raw."""
+    """Write a `ModelInferRequest`, as a client does; every input raw, the options with it."""
     message = pb.ModelInferRequest(
         model_name=request.model_name, model_version=request.model_version
     )
     for name, tensor in request.inputs.items():
         message.inputs.add(name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
         message.raw_input_contents.append(tensor_to_bytes(tensor))
+    counts = dict(request.options.classification)
     for name in request.outputs:
-        message.outputs.add(name=name)
+        output = message.outputs.add(name=name)
+        if name in counts:
+            _set_parameters(output.parameters, {"classification": counts[name]})
+    _set_parameters(message.parameters, parameters_from_options(request.options))
     return message
 
 

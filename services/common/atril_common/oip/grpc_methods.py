@@ -6,7 +6,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from atril_common.core import InferenceCore, InferResponse
+from atril_common.core import InferenceCore, InferResponse, RequestOptions
 from atril_common.errors import AtrilError, ErrorKind
 from atril_common.h2grpc.rpc import Method, RpcContext, UnaryMethod
 from atril_common.lifecycle import Lifecycle
@@ -109,7 +109,10 @@ class _Infer:
             self._observe(message.model_name, err.kind, started_s)
             raise
         answer: asyncio.Future[bytes] = future.get_loop().create_future()
-        future.add_done_callback(lambda done: self._answer(answer, done, message, started_s))
+        options = request.options
+        future.add_done_callback(
+            lambda done: self._answer(answer, done, message, options, started_s)
+        )
         answer.add_done_callback(lambda ended: future.cancel() if ended.cancelled() else None)
         return answer
 
@@ -118,6 +121,7 @@ class _Infer:
         answer: asyncio.Future[bytes],
         done: asyncio.Future[InferResponse],
         message: Any,
+        options: RequestOptions,
         started_s: float,
     ) -> None:
         """Encode what the core answered, for a caller who may have gone."""
@@ -130,7 +134,7 @@ class _Infer:
             if not answer.done():
                 answer.set_exception(error)
         elif not answer.done():
-            answer.set_result(_bytes(encode_response(done.result(), message.id)))
+            answer.set_result(_bytes(encode_response(done.result(), message.id, options)))
         self._observe(message.model_name, kind, started_s)
 
     def _observe(self, model_name: str, kind: ErrorKind | None, started_s: float) -> None:

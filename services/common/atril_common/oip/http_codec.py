@@ -12,6 +12,7 @@ from atril_common.core import InferRequest, InferResponse
 from atril_common.errors import InvalidInputError
 from atril_common.oip.http_header import RequestHeader, parse_header
 from atril_common.oip.json_tensors import json_from_tensor, tensor_from_json
+from atril_common.oip.parameters import sequence_parameters
 from atril_common.tensors import DATATYPES, Tensor, tensor_from_bytes, tensor_to_bytes
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -72,7 +73,8 @@ def decode_request(
         raise InvalidInputError(
             f"unexpected additional input data: {len(body) - offset} bytes beyond the inputs"
         )
-    return DecodedRequest(InferRequest(model_name, inputs, model_version, header.outputs), header)
+    request = InferRequest(model_name, inputs, model_version, header.outputs, None, header.options)
+    return DecodedRequest(request, header)
 
 
 def encode_response(response: InferResponse, header: RequestHeader) -> EncodedResponse:
@@ -104,6 +106,8 @@ def encode_response(response: InferResponse, header: RequestHeader) -> EncodedRe
     }
     if header.request_id:
         message["id"] = header.request_id
+    if header.options.sequence is not None:
+        message["parameters"] = sequence_parameters(header.options.sequence)
     head = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
     if not blobs:
         return EncodedResponse(head, None)

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from atril_common.core import NO_OPTIONS, RequestOptions
 from atril_common.errors import InvalidInputError, sample
 from atril_common.oip.json_message import read_message
+from atril_common.oip.parameters import class_count, options_from_parameters
 
 _MAX_RANK = 32
 _MAX_REMEMBERED_BYTES = 2048
@@ -31,7 +33,7 @@ class RequestHeader(NamedTuple):
     """An inference request but for its binary tensors.
 
     `binary` says of each requested output whether it should travel as bytes; `binary_default` says
-    it of all outputs when none is requested by name.
+    it of all outputs when none is requested by name. `options` is what the parameters ask for.
     """
 
     request_id: str
@@ -39,6 +41,7 @@ class RequestHeader(NamedTuple):
     outputs: tuple[str, ...]
     binary: dict[str, bool]
     binary_default: bool
+    options: RequestOptions = NO_OPTIONS
 
 
 def parse_header(head: bytes) -> RequestHeader:
@@ -69,9 +72,12 @@ def _parse(head: bytes) -> RequestHeader:
     names = {header.name for header in inputs}
     if len(names) < len(inputs):
         raise InvalidInputError(f"an input is given twice: {[header.name for header in inputs]}")
-    binary_default = _flag(_parameters(message, "the request"), "binary_data_output", "the request")
-    binary = _outputs(_list(message, "outputs") or [], binary_default)
-    return RequestHeader(request_id, inputs, tuple(binary), binary, binary_default)
+    parameters = _parameters(message, "the request")
+    binary_default = _flag(parameters, "binary_data_output", "the request")
+    outputs = _list(message, "outputs") or []
+    binary = _outputs(outputs, binary_default)
+    options = _options(parameters, outputs)
+    return RequestHeader(request_id, inputs, tuple(binary), binary, binary_default, options)
 
 
 _parse_remembered = lru_cache(_REMEMBERED)(_parse)
@@ -114,6 +120,17 @@ def _outputs(entries: list[dict[str, Any]], binary_default: bool) -> dict[str, b
         parameters = _parameters(entry, f"output '{name}'")
         binary[name] = _flag(parameters, "binary_data", f"output '{name}'", binary_default)
     return binary
+
+
+def _options(parameters: dict[str, Any], outputs: list[dict[str, Any]]) -> RequestOptions:
+    """What the parameters of a request and of its outputs ask for."""
+    asked = {k: v for k, v in parameters.items() if k != "binary_data_output"}
+    counts = [
+        (entry["name"], class_count(entry["parameters"]["classification"], entry["name"]))
+        for entry in outputs
+        if "classification" in (entry.get("parameters") or ())
+    ]
+    return options_from_parameters(asked, tuple(counts))
 
 
 def _list(message: dict[str, Any], key: str) -> list[dict[str, Any]] | None:
