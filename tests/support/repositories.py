@@ -17,6 +17,9 @@ from tests.support import tiny_models
 DATATYPES = tuple(tiny_models.ELEMENT_TYPES)
 MAX_BATCH_SIZE = 8
 
+LABELS = ("left", "añil")
+"""Of the model `labelled`, which is `matmul`; its third class has none."""
+
 
 def config_of(
     name: str, model: ModelProto, *, max_batch_size: int = 0, queue_delay_us: int | None = None
@@ -83,6 +86,10 @@ def write_conformance_repository(root: Path) -> None:
         write_model(root, config_of(name, model), {1: model})
     alone = tiny_models.matmul()
     write_model(root, config_of("unbatched", alone, max_batch_size=MAX_BATCH_SIZE), {1: alone})
+    labelled = config_of("labelled", alone, max_batch_size=MAX_BATCH_SIZE, queue_delay_us=0)
+    labelled.output[0].label_filename = "labels.txt"
+    folder = write_model(root, labelled, {1: alone})
+    (folder / "labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
     _write_versions(root)
 
 

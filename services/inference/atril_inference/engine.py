@@ -76,13 +76,17 @@ class Engine:
     def infer(self, request: InferRequest) -> asyncio.Future[InferResponse]:
         """See `InferenceCore.infer`."""
         model = self._find(request.model_name, request.model_version)
+        counts = request.options.classification
         try:
             rows = model.validator.check(request)
             model.check_strings(request)
+            if counts:
+                model.classifier.check(counts)
         except InvalidInputError as err:
             model.statistics.failed(1, err)
             raise
-        return model.batcher.submit(request, rows)
+        answered = model.batcher.submit(request, rows)
+        return model.classifier.classified(answered, counts) if counts else answered
 
     async def ready(self) -> bool:
         """See `InferenceCore.ready`."""

@@ -13,6 +13,7 @@ from atril_common.errors import InvalidInputError, NotReadyError
 from atril_common.repository import MODEL_FILE
 from atril_common.tensors import TensorSpec
 from atril_common.validation import RequestValidator
+from atril_inference.classification import Classifier, read_labels
 from atril_inference.session import OnnxSession, SessionOptions
 from atril_inference.statistics import ModelStatistics
 
@@ -29,6 +30,7 @@ class LoadedVersion(NamedTuple):
     session: OnnxSession
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    labels: dict[str, tuple[str, ...]]
     load_duration_s: float
 
 
@@ -53,8 +55,10 @@ def load_version(
     session = OnnxSession.load(path, str(version), options)
     inputs = _declared("input", config.input, session.inputs, config.max_batch_size)
     outputs = _declared("output", config.output, session.outputs, config.max_batch_size)
+    labels = read_labels(folder, config)
     session.warm_up(max(1, config.max_batch_size))
-    return LoadedVersion(config, version, session, inputs, outputs, time.monotonic() - started_s)
+    duration_s = time.monotonic() - started_s
+    return LoadedVersion(config, version, session, inputs, outputs, labels, duration_s)
 
 
 class ServedModel:
@@ -75,6 +79,9 @@ class ServedModel:
             loaded.inputs,
             [spec.name for spec in loaded.outputs],
             config.max_batch_size,
+        )
+        self.classifier = Classifier(
+            config.name, loaded.outputs, loaded.labels, batching=config.max_batch_size > 0
         )
         self._session = loaded.session
         self._string_inputs = [s.name for s in loaded.inputs if s.datatype == "BYTES"]

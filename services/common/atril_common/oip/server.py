@@ -6,7 +6,7 @@ from typing import NamedTuple
 from atril_common.core import InferenceCore
 from atril_common.lifecycle import Lifecycle
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters")
 """Only what is implemented whole."""
 
 
