@@ -44,7 +44,9 @@ async def serve(settings: GatewaySettings, started: Callable[[Ports], None]) -> 
     Raises:
         InvalidInputError: a port cannot be had, or `REPLICAS` is malformed.
     """
-    core = RemoteCore(parse_targets(settings.replicas), settings.request_timeout_s)
+    core = RemoteCore(
+        parse_targets(settings.replicas), settings.request_timeout_s, settings.max_queue_size
+    )
     await core.start()
     try:
         application = create_application(core, settings, Telemetry())

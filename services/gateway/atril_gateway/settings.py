@@ -17,6 +17,9 @@ class GatewaySettings(BaseSettings):
     """gRPC addresses of the inference replicas, `host:port`, separated by commas. A name that
     resolves to several addresses (a headless service) stands for one replica each."""
     request_timeout_s: float = Field(30.0, gt=0, le=600)
+    max_queue_size: int = Field(2048, ge=1, le=1_000_000)
+    """Most requests that wait here for one model of the replicas; more are answered 503 at once. A
+    limit in the model's own configuration, times the replicas, comes before it."""
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, le=1 << 31)
     max_image_pixels: int = Field(50_000_000, ge=1, le=1_000_000_000)
     """Largest width × height of one picture that is decoded."""

@@ -1,4 +1,4 @@
-"""The replicas behind the gateway: which there are, which are ready, and one call to one of them.
+"""The replicas behind the gateway: which there are, which are ready, and calls to them.
 
 A replica is one address. A configured name that resolves to several addresses (a headless service)
 stands for one replica each, and is resolved again as long as the gateway runs.
@@ -7,113 +7,36 @@ stands for one replica each, and is resolved again as long as the gateway runs.
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import grpc
-from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
-
-from atril_common.errors import (
-    AlreadyExistsError,
-    AtrilError,
-    CancelledRequestError,
-    DeadlineExceededError,
-    InternalError,
-    InvalidInputError,
-    NotFoundError,
-    RefusedError,
-    TooLargeError,
-    UnsupportedError,
-    UpstreamUnavailableError,
-)
+from atril_common.errors import InvalidInputError, NotReadyError, UpstreamUnavailableError
+from atril_gateway.remote.replica import Replica
 
 logger = logging.getLogger(__name__)
 
 PROBE_PERIOD_S = 0.5
-PROBE_TIMEOUT_S = 2.0
 RESOLVE_EVERY = 10
 """Names are resolved anew at every tenth probe."""
 
-ERROR_OF_CODE: dict[grpc.StatusCode, type[AtrilError]] = {
-    grpc.StatusCode.CANCELLED: CancelledRequestError,
-    grpc.StatusCode.UNKNOWN: InternalError,
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
-    grpc.StatusCode.NOT_FOUND: NotFoundError,
-    grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
-    grpc.StatusCode.PERMISSION_DENIED: InternalError,
-    grpc.StatusCode.UNAUTHENTICATED: InternalError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: TooLargeError,
-    grpc.StatusCode.FAILED_PRECONDITION: RefusedError,
-    grpc.StatusCode.ABORTED: InternalError,
-    grpc.StatusCode.OUT_OF_RANGE: InvalidInputError,
-    grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
-    grpc.StatusCode.INTERNAL: InternalError,
-    grpc.StatusCode.UNAVAILABLE: UpstreamUnavailableError,
-    grpc.StatusCode.DATA_LOSS: InternalError,
-}
-"""What a replica's status means to our callers; total over the codes but OK."""
-
-_CHANNEL_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-    # Replicas on one address must not share a connection through the process-wide pool.
-    ("grpc.use_local_subchannel_pool", 1),
-)
-
-
-class Replica:
-    """One address, its channel, and how it is doing."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.ready = False
-        self.outstanding = 0
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._stub = GRPCInferenceServiceStub(self._channel)
-
-    async def call(self, method: str, request: Any, timeout_s: float) -> Any:
-        """One RPC of the protocol.
-
-        Raises:
-            AtrilError: the replica's status, translated; `UpstreamUnavailableError` also when it
-            cannot
-                be reached.
-        """
-        self.outstanding += 1
-        try:
-            return await getattr(self._stub, method)(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as err:
-            code = err.code()
-            if code is grpc.StatusCode.UNAVAILABLE:
-                self.ready = False  # until the next probe says otherwise
-            raise ERROR_OF_CODE[code](err.details() or code.name) from err
-        finally:
-            self.outstanding -= 1
-
-    async def probe(self) -> None:
-        """Ask whether it is ready."""
-        try:
-            answer = await self.call("ServerReady", pb.ServerReadyRequest(), PROBE_TIMEOUT_S)
-        except AtrilError:
-            self.ready = False
-        else:
-            self.ready = answer.ready
-
-    async def close(self) -> None:
-        """Close the channel; calls under way end as cancelled."""
-        await self._channel.close()
+LINGER_S = 30.0
+"""How long the connection to a replica whose address is gone is kept, for what it still answers."""
 
 
 class ReplicaSet:
-    """Every replica, probed and resolved in the background between `start` and `close`."""
+    """Every replica, probed and resolved in the background between `start` and `close`.
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    Args:
+        targets: gRPC addresses, see `parse_targets`.
+        changed: called when there are more or fewer replicas than before.
+    """
+
+    def __init__(self, targets: Sequence[str], changed: Callable[[], None]) -> None:
         self._targets = tuple(targets)
+        self._changed = changed
+        self._addresses: dict[str, set[str]] = {}
         self._replicas: dict[str, Replica] = {}
+        self._leaving: dict[asyncio.Task[None], Replica] = {}
         self._turn = 0
         self._watching: asyncio.Task[None] | None = None
 
@@ -127,41 +50,78 @@ class ReplicaSet:
         """Stop probing and close every channel."""
         if self._watching is not None:
             self._watching.cancel()
-        await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
+        for leaving in self._leaving:
+            leaving.cancel()
+        replicas = (*self._replicas.values(), *self._leaving.values())
+        await asyncio.gather(*(replica.close() for replica in replicas))
+
+    @property
+    def all(self) -> list[Replica]:
+        """The replicas that the targets resolve to, by address."""
+        return [self._replicas[address] for address in sorted(self._replicas)]
 
     @property
     def ready(self) -> list[Replica]:
         """The replicas that take requests."""
         return [replica for replica in self._replicas.values() if replica.ready]
 
-    async def call(self, method: str, request: Any, timeout_s: float) -> Any:
+    async def call(self, method: str, request: Any, deadline_s: float) -> Any:
         """One RPC to the least busy replica; if that one is gone or refuses, once to another.
+
+        Args:
+            method: name of a unary RPC of the protocol.
+            request: its message.
+            deadline_s: until when, on the loop's clock, both tries together.
 
         Raises:
             AtrilError: the answer of the replica that was asked last.
             UpstreamUnavailableError: no replica can be reached.
+            DeadlineExceededError: no answer by the deadline.
         """
-        first = self._choose(None)
+        first = self.least_busy()
         try:
-            return await first.call(method, request, timeout_s)
-        except UpstreamUnavailableError:
-            if len(self._replicas) < 2:
+            return await first.call(method, request, deadline_s)
+        except (UpstreamUnavailableError, NotReadyError) as err:
+            second = self._other_than(first, reachable=isinstance(err, NotReadyError))
+            if second is None:
                 raise
-            second = self._choose(first)
             logger.warning(
                 "retrying",
                 extra={"method": method, "failed": first.address, "next": second.address},
             )
-            return await second.call(method, request, timeout_s)
+        return await second.call(method, request, deadline_s)
 
-    def _choose(self, excluded: Replica | None) -> Replica:
-        """The least busy ready replica, in turn where several are; any other one when none is."""
-        others = [r for r in self._replicas.values() if r is not excluded]
-        candidates = [r for r in others if r.ready] or others
+    def least_busy(self) -> Replica:
+        """The ready replica with the fewest calls under way; any one when none is ready.
+
+        Raises:
+            UpstreamUnavailableError: there is no replica at all.
+        """
+        candidates = self.ready or list(self._replicas.values())
         if not candidates:
             raise UpstreamUnavailableError(
                 f"no inference replica: {', '.join(self._targets)} resolve to no address"
             )
+        return self._least_busy_of(candidates)
+
+    def for_sequence(self) -> Replica:
+        """The ready replica with the fewest sequences, the least busy of these.
+
+        Raises:
+            UpstreamUnavailableError: there is no replica at all.
+        """
+        least = self.least_busy()
+        return min([least, *self.ready], key=lambda replica: replica.sequences)
+
+    def _other_than(self, excluded: Replica, *, reachable: bool) -> Replica | None:
+        """Another replica for a second try; one that does not look ready only if it must be."""
+        others = [replica for replica in self.ready if replica is not excluded]
+        if not others and not reachable:
+            others = [replica for replica in self.all if replica is not excluded]
+        return self._least_busy_of(others) if others else None
+
+    def _least_busy_of(self, candidates: list[Replica]) -> Replica:
+        """The least busy one, in turn where several are."""
         self._turn += 1
         turn = self._turn % len(candidates)
         return min(candidates[turn:] + candidates[:turn], key=lambda r: r.outstanding)
@@ -179,18 +139,32 @@ class ReplicaSet:
         await asyncio.gather(*(replica.probe() for replica in self._replicas.values()))
 
     async def _resolve(self) -> None:
-        addresses: set[str] = set()
         for target in self._targets:
             try:
-                addresses |= await _addresses(target)
-            except OSError as err:
+                self._addresses[target] = await _addresses(target)
+            except (OSError, UnicodeError) as err:
                 # A name that does not resolve now keeps the addresses it had.
                 logger.warning("unresolved", extra={"target": target, "reason": str(err)})
-                return
-        for address in addresses - self._replicas.keys():
+        addresses = set[str]().union(*self._addresses.values())
+        known = self._replicas.keys()
+        new, gone = addresses - known, known - addresses
+        for address in new:
             self._replicas[address] = Replica(address)
-        for address in self._replicas.keys() - addresses:
-            await self._replicas.pop(address).close()
+        for address in gone:
+            self._let_go(self._replicas.pop(address))
+        if new or gone:
+            self._changed()
+
+    def _let_go(self, replica: Replica) -> None:
+        """Send a replica nothing new; what it holds (calls, sequences) has some time to end."""
+
+        async def leave() -> None:
+            await asyncio.sleep(LINGER_S)
+            await replica.close()
+
+        task = asyncio.create_task(leave())
+        self._leaving[task] = replica
+        task.add_done_callback(self._leaving.pop)
 
 
 async def _addresses(target: str) -> set[str]:
