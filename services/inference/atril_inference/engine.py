@@ -26,7 +26,7 @@ from atril_common.errors import (
 from atril_common.model_config import read_config
 from atril_common.repository import CONFIG_FILE, list_models, list_versions
 from atril_inference.model import ServedModel, load_version
-from atril_inference.session import SessionOptions
+from atril_inference.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
 

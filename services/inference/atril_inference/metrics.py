@@ -50,6 +50,7 @@ class EngineCollector(Collector):
         yield from _counters(models)
         yield from _durations(models)
         yield from _gauges(models)
+        yield from _sessions(models)
         ready = GaugeMetricFamily(
             "atril_model_ready", "1 if the version answers requests.", labels=_MODEL
         )
@@ -99,13 +100,34 @@ def _gauges(models: list[ServedModel]) -> Iterator[Metric]:
         "nv_inference_pending_request_count", "Requests waiting to be run.", labels=_MODEL
     )
     load = GaugeMetricFamily("nv_model_load_duration_secs", "Last load time.", labels=_MODEL)
+    for model in models:
+        pending.add_metric(_labels(model), model.batcher.pending)
+        load.add_metric(_labels(model), model.load_duration_s)
+    yield from (pending, load)
+
+
+def _sessions(models: list[ServedModel]) -> Iterator[Metric]:
     provider = GaugeMetricFamily(
         "atril_model_provider",
         "1 for the execution provider in force.",
         labels=[*_MODEL, "provider"],
     )
+    nodes = GaugeMetricFamily(
+        "atril_model_nodes", "Nodes of the graph, by who runs them.", labels=[*_MODEL, "provider"]
+    )
+    warm_up = GaugeMetricFamily(
+        "atril_warmup_seconds",
+        "First run of a size of batch, before the version was ready.",
+        labels=[*_MODEL, "batch_size"],
+    )
     for model in models:
-        pending.add_metric(_labels(model), model.batcher.pending)
-        load.add_metric(_labels(model), model.load_duration_s)
-        provider.add_metric([*_labels(model), model.provider], 1)
-    yield from (pending, load, provider)
+        labels = _labels(model)
+        provider.add_metric([*labels, model.placement.provider], 1)
+        for name, count in model.placement.nodes.items():
+            nodes.add_metric([*labels, name], count)
+        first_s: dict[int, float] = {}
+        for taken in model.warm_up_times:
+            first_s.setdefault(taken.batch_size, taken.first_s)
+        for batch_size, seconds in sorted(first_s.items()):
+            warm_up.add_metric([*labels, str(batch_size)], seconds)
+    yield from (provider, nodes, warm_up)

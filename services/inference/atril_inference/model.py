@@ -1,5 +1,6 @@
 """One version of one model: loaded from the repository, checked, warmed up."""
 
+import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,12 @@ from atril_common.repository import MODEL_FILE
 from atril_common.tensors import TensorSpec
 from atril_common.validation import RequestValidator
 from atril_inference.classification import Classifier, read_labels
-from atril_inference.session import OnnxSession, SessionOptions
+from atril_inference.session import OnnxSession, WarmUpTime
+from atril_inference.session_options import SessionOptions, instance_count, options_for
 from atril_inference.statistics import ModelStatistics
+from atril_inference.warm_up import warm_up_samples
+
+logger = logging.getLogger(__name__)
 
 PLATFORM = "onnxruntime_onnx"
 _BACKENDS = ("", "onnxruntime")
@@ -32,6 +37,7 @@ class LoadedVersion(NamedTuple):
     outputs: tuple[TensorSpec, ...]
     labels: dict[str, tuple[str, ...]]
     load_duration_s: float
+    warm_up_times: tuple[WarmUpTime, ...]
 
 
 def load_version(
@@ -52,13 +58,23 @@ def load_version(
     path = folder / str(version) / (config.default_model_filename or MODEL_FILE)
     if not path.is_file():
         raise NotReadyError(f"version {version} has no {path.name}")
-    session = OnnxSession.load(path, str(version), options)
+    session = OnnxSession.load(path, str(version), options_for(config, options))
     inputs = _declared("input", config.input, session.inputs, config.max_batch_size)
     outputs = _declared("output", config.output, session.outputs, config.max_batch_size)
     labels = read_labels(folder, config)
-    session.warm_up(max(1, config.max_batch_size))
+    times = session.warm_up(
+        warm_up_samples(config, inputs, folder), options.warm_up_budget_s, instance_count(config)
+    )
+    logger.info(
+        "warmed_up",
+        extra={
+            "model_name": config.name,
+            "model_version": str(version),
+            "first_s": {taken.sample: round(taken.first_s, 6) for taken in times},
+        },
+    )
     duration_s = time.monotonic() - started_s
-    return LoadedVersion(config, version, session, inputs, outputs, labels, duration_s)
+    return LoadedVersion(config, version, session, inputs, outputs, labels, duration_s, times)
 
 
 class ServedModel:
@@ -68,8 +84,9 @@ class ServedModel:
         config = loaded.config
         self.config = config
         self.version = str(loaded.version)
-        self.provider = loaded.session.provider
+        self.placement = loaded.session.placement
         self.load_duration_s = loaded.load_duration_s
+        self.warm_up_times = loaded.warm_up_times
         self.metadata = ModelMetadata(
             config.name, (self.version,), PLATFORM, loaded.inputs, loaded.outputs
         )

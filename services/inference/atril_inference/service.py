@@ -12,16 +12,30 @@ from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
 from atril_inference.engine import Engine
 from atril_inference.metrics import EngineCollector
-from atril_inference.session import SessionOptions
+from atril_inference.session_options import SessionOptions
 from atril_inference.settings import InferenceSettings
 from atril_inference.threads import available_threads
 
 
 def create_engine(settings: InferenceSettings) -> Engine:
     """The engine that the settings describe; `Engine.start` loads its repository."""
-    threads = settings.intra_op_threads or available_threads()
-    options = SessionOptions(device=settings.device, intra_op_threads=threads)
-    return Engine(settings.model_repository, options, settings.max_queue_size)
+    return Engine(settings.model_repository, session_options(settings), settings.max_queue_size)
+
+
+def session_options(settings: InferenceSettings) -> SessionOptions:
+    """How a model is run whose configuration says nothing about it."""
+    return SessionOptions(
+        device=settings.device,
+        intra_op_threads=settings.intra_op_threads or available_threads(),
+        inter_op_threads=settings.inter_op_threads,
+        cpu_arena=settings.cpu_arena,
+        shrink_arena=settings.arena_shrinkage,
+        gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
+        gpu_arena_strategy=settings.gpu_arena_strategy,
+        convolution_search=settings.convolution_search,
+        cuda_graphs=settings.cuda_graphs,
+        warm_up_budget_s=settings.warm_up_budget_s,
+    )
 
 
 @asynccontextmanager

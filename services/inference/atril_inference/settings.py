@@ -1,10 +1,11 @@
 """What the inference service serves, on which device, and how much it accepts."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from atril_inference.session_options import ArenaStrategy, ConvolutionSearch, Device
 
 
 class InferenceSettings(BaseSettings):
@@ -15,10 +16,25 @@ class InferenceSettings(BaseSettings):
     )
 
     model_repository: Path = Path("model_repository")
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     """Execution provider that every model must get; a model that does not get it is not ready."""
     intra_op_threads: int = Field(0, ge=0, le=256)
     """Threads of one ONNX Runtime session; 0 takes the container's CPU quota."""
+    inter_op_threads: int = Field(1, ge=1, le=256)
+    """Threads for nodes that run beside each other, in models whose `execution_mode` is 1."""
+    cpu_arena: bool = True
+    """Whether a session keeps the memory of its runs for the next ones."""
+    arena_shrinkage: bool = False
+    """Whether the device's arena gives back after each run what it does not need; costs time."""
+    gpu_memory_limit_bytes: int = Field(0, ge=0)
+    """Most that the arena of one session may take on the GPU; 0 is no limit."""
+    gpu_arena_strategy: ArenaStrategy = "kNextPowerOfTwo"
+    convolution_search: ConvolutionSearch = "HEURISTIC"
+    """How cuDNN chooses an algorithm for each new shape; EXHAUSTIVE is slow at each of them."""
+    cuda_graphs: bool = False
+    """Whether each size of batch is captured as a CUDA graph and replayed."""
+    warm_up_budget_s: float = Field(30.0, ge=0, le=3600)
+    """Seconds for warming up one version; what its configuration lists is run all the same."""
     max_queue_size: int = Field(2048, ge=1, le=1_000_000)
     """Most requests that wait for one model; more are answered 503 at once."""
     host: str = "127.0.0.1"

@@ -15,7 +15,7 @@ from atril_common.core import InferRequest, InferResponse
 from atril_common.errors import InternalError, NotFoundError, NotReadyError, OverloadedError
 from atril_inference.engine import Engine
 from atril_inference.model import batch_policy
-from atril_inference.session import SessionOptions
+from atril_inference.session_options import SessionOptions
 from tests.support import tiny_models
 from tests.support.repositories import config_of, write_model
 

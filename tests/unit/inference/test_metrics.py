@@ -186,6 +186,23 @@ def test_readiness_and_provider_are_metrics(server: ServerProcess) -> None:
     assert metrics.value("atril_model_provider", **provider) == 1
 
 
+def test_each_size_that_was_warmed_up_has_its_time(server: ServerProcess) -> None:
+    """Complaint 13: what was warmed up, and how long each size of batch took the first time."""
+    samples = [
+        s
+        for s in server.metrics().samples
+        if s.name == "atril_warmup_seconds" and s.labels["model"] == "timed"
+    ]
+    assert [s.labels["batch_size"] for s in samples] == ["1", "2", "4", "8"]
+    assert all(s.value > 0 for s in samples)
+
+
+def test_the_nodes_of_a_graph_are_counted_by_who_runs_them(server: ServerProcess) -> None:
+    """Complaint 9: one product, on the CPU as asked."""
+    labels = {"model": "timed", "version": "1", "provider": "CPUExecutionProvider"}
+    assert server.metrics().value("atril_model_nodes", **labels) == 1
+
+
 def test_requests_are_counted_by_outcome(server: ServerProcess) -> None:
     """STYLE 2.7: labels only from closed sets; a guessed name is `unknown`, whatever is wrong."""
     client = HttpBinary(server.http_url, server.grpc_address)

@@ -11,7 +11,7 @@ from atril_common.batching import ExecutionTimes
 from atril_common.core import InferRequest
 from atril_common.errors import InternalError, InvalidInputError, OverloadedError
 from atril_inference.engine import Engine
-from atril_inference.session import SessionOptions
+from atril_inference.session_options import SessionOptions
 from atril_inference.statistics import ModelStatistics
 from tests.support import tiny_models
 from tests.support.repositories import config_of, write_model
