@@ -185,6 +185,18 @@ def test_a_chunked_body_over_the_limit_is_refused(oip: OipServer, raw: RawConnec
     assert str(oip.max_body_bytes) in response.json()["error"]
 
 
+@pytest.mark.parametrize(("chunks", "status"), [(65536, 200), (65537, 400)])
+def test_the_number_of_chunks_is_limited(raw: RawConnection, chunks: int, status: int) -> None:
+    """E21: a body of more than 65,536 chunks → 400; so many are read."""
+    raw.send(_chunked(json.dumps(message(2)).encode().ljust(chunks), 1))
+    response = raw.read_response()
+    assert response.status == status
+    if status == 200:
+        assert_answers(response, 2)
+    else:
+        assert "65536 chunks" in response.json()["error"]
+
+
 def test_a_client_that_expects_100_continue_is_told_to_go_on(raw: RawConnection) -> None:
     """H08: `Expect: 100-continue`, as curl sends it with large bodies."""
     body = json.dumps(message(2)).encode()

@@ -244,6 +244,22 @@ def test_fp16_in_json_is_refused_with_advice(http: httpx.Client) -> None:
     assert "binary" in error_text(response)
 
 
+@pytest.mark.parametrize("text", ["[" * 101 + "]" * 101, '{"a":' * 101 + "1" + "}" * 101])
+@pytest.mark.parametrize("where", ['{"inputs":[],"extra":%s}', "%s"])
+def test_a_body_nested_too_deeply_is_refused(http: httpx.Client, text: str, where: str) -> None:
+    """E19: JSON nested deeper than 100 → 400, whether or not it is of use."""
+    response = http.post(PATH, content=(where % text).encode())
+    assert "nested deeper than 100" in error_text(response)
+    assert_still_answers(http)
+
+
+def test_many_brackets_are_not_depth(http: httpx.Client) -> None:
+    """E19: rows beside each other and brackets in strings are not within each other."""
+    extra = {"rows": [[[i]] for i in range(500)], "text": "[" * 500, '"\\': '\\"[[' * 300}
+    response = http.post(PATH, json=message(extra=extra))
+    assert response.json()["outputs"][0]["data"] == ANSWER
+
+
 def test_an_input_or_output_named_twice_is_refused(http: httpx.Client) -> None:
     """E10: names are unique."""
     twice = http.post(PATH, json=message(inputs=[tensor(), tensor()]))

@@ -82,6 +82,7 @@ def write_conformance_repository(root: Path) -> None:
         "logarithm": tiny_models.logarithm(),
         "zeros": tiny_models.zeros(),
         "pick": tiny_models.pick(),
+        "one_text": tiny_models.identity("BYTES", (1,)),
     }.items():
         write_model(root, config_of(name, model), {1: model})
     alone = tiny_models.matmul()

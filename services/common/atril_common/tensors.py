@@ -24,12 +24,16 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
         "INT32": np.dtype("<i4"),
         "INT64": np.dtype("<i8"),
         "FP16": np.dtype("<f2"),
+        "BF16": np.dtype("V2"),
         "FP32": np.dtype("<f4"),
         "FP64": np.dtype("<f8"),
         "BYTES": np.dtype(object),
     }
 )
-"""Wire name to numpy dtype; `BYTES` is an object array of `bytes`."""
+"""Wire name to numpy dtype.
+
+`BYTES` is an object array of `bytes`. numpy has no BF16: its two bytes are carried as they are.
+"""
 
 DATATYPES: Mapping[np.dtype[Any], str] = MappingProxyType({v: k for k, v in DTYPES.items()})
 """Numpy dtype to wire name."""

@@ -14,7 +14,7 @@ from atril_common.tensors import DTYPES, Tensor
 ReadT = TypeVar("ReadT")
 
 DATATYPES = tuple(DTYPES)
-JSON_DATATYPES = tuple(d for d in DATATYPES if d != "FP16")
+JSON_DATATYPES = tuple(d for d in DATATYPES if d not in ("FP16", "BF16"))
 
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 names = st.text(min_size=1, max_size=8)
@@ -27,6 +27,8 @@ def elements(datatype: str, *, finite: bool = True, utf8: bool = True) -> st.Sea
         return text if utf8 else st.one_of(text, st.binary(max_size=6))
     if datatype == "BOOL":
         return st.booleans()
+    if datatype == "BF16":
+        return st.binary(min_size=2, max_size=2)
     if datatype.startswith("FP"):
         return st.floats(
             width=int(datatype[2:]),

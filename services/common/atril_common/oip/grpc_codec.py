@@ -44,7 +44,7 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-"""Field of `InferTensorContents` that carries each datatype; FP16 travels only in raw form."""
+"""Field of `InferTensorContents` that carries each datatype; FP16 and BF16 travel only raw."""
 
 
 def decode_request(message: Any) -> InferRequest:

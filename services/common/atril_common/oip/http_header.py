@@ -11,6 +11,7 @@ import orjson
 
 from atril_common.core import NO_OPTIONS, RequestOptions
 from atril_common.errors import InvalidInputError, sample
+from atril_common.oip.json_depth import check_depth
 from atril_common.oip.json_message import read_message
 from atril_common.oip.parameters import class_count, options_from_parameters
 
@@ -54,6 +55,7 @@ def parse_header(head: bytes) -> RequestHeader:
 
 
 def _parse(head: bytes) -> RequestHeader:
+    check_depth(head)
     try:
         message = read_message(head)
     except orjson.JSONDecodeError as err:

@@ -18,6 +18,7 @@ from atril_common.errors import (
 )
 from atril_common.oip.http_codec import decode_request, encode_response
 from atril_common.oip.http_header import RequestHeader
+from atril_common.oip.raw_request import RAW_HEADER, raw_request
 from atril_common.status import RETRY_AFTER_S, STATUS
 from atril_common.telemetry import Telemetry
 
@@ -72,6 +73,9 @@ class InferHandler:
         started_s = time.monotonic()
         try:
             length = None if header_length is None else _header_length(header_length)
+            if length == 0:
+                raw = asyncio.ensure_future(self._infer_raw(model_name, model_version, body))
+                return Accepted(raw, RAW_HEADER, model_name, started_s)
             request, header = decode_request(model_name, model_version, body, length)
             return Accepted(self._core.infer(request), header, model_name, started_s)
         except Exception as err:  # noqa: BLE001  # answered and logged in _failure
@@ -96,6 +100,10 @@ class InferHandler:
             f"(setting MAX_BODY_BYTES), got more"
         )
         return self._failure(error, model_name, time.monotonic())
+
+    async def _infer_raw(self, model_name: str, model_version: str, body: bytes) -> InferResponse:
+        request = await raw_request(self._core, model_name, model_version, body)
+        return await self._core.infer(request)
 
     def _failure(self, error: Exception, model_name: str, started_s: float) -> WireResponse:
         if not isinstance(error, AtrilError):

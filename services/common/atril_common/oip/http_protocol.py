@@ -20,6 +20,9 @@ INFER_ROUTE = re.compile(rb"/v2/models/([A-Za-z0-9_.\-]+)(?:/versions/([0-9]+))?
 MAX_HEADER_BYTES = 64 * 1024
 """All header lines of one request together; neither httptools nor uvicorn limits them."""
 
+MAX_CHUNKS = 65536
+"""Chunks of one body (case E21); each costs far more than the byte it may carry."""
+
 
 class _Exchange:
     """One fast request on a connection, from its headers to its answer.
@@ -62,6 +65,8 @@ class InferProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._head_bytes = 0
         self._in_head = False
+        self._chunks = 0
+        self._refused = ""
         self._waiting: _Exchange | None = None
         self._route_url = b""
         self._route: tuple[str, str] | None = None
@@ -72,6 +77,7 @@ class InferProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._header_bytes = 0
+        self._chunks = 0
         self._in_head = True
 
     def data_received(self, data: bytes) -> None:
@@ -89,7 +95,7 @@ class InferProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Tell what is not HTTP as the protocol tells errors, and close."""
-        body = orjson.dumps({"error": msg})
+        body = orjson.dumps({"error": self._refused or msg})
         self.transport.write(
             b"".join(
                 (
@@ -131,6 +137,13 @@ class InferProtocol(HttpToolsProtocol):
         self.headers = headers
         self.scope["headers"] = headers
         super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """Count the chunks of a body, within the limit."""
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS + 1:  # the last one is empty
+            self._refused = f"request body has more than {MAX_CHUNKS} chunks"
+            raise ValueError(self._refused)  # httptools' error: uvicorn answers 400 and closes
 
     def on_body(self, body: bytes) -> None:
         """Collect the body of a fast request; leave others to uvicorn."""

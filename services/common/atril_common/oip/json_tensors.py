@@ -49,8 +49,8 @@ def json_from_tensor(tensor: Tensor, name: str) -> object:
     """What orjson writes as `data`, flat.
 
     Raises:
-        InvalidInputError: FP16, NaN, infinity or bytes that are not UTF-8, none of which JSON can
-            carry; the text advises to ask for binary data.
+        InvalidInputError: FP16, BF16, NaN, infinity or bytes that are not UTF-8, none of which JSON
+            can carry; the text advises to ask for binary data.
     """
     kind = tensor.dtype.kind
     if kind == "O":
@@ -58,9 +58,9 @@ def json_from_tensor(tensor: Tensor, name: str) -> object:
             return [element.decode() for element in tensor.ravel()]
         except UnicodeDecodeError:
             raise _not_json(name, "holds bytes that are not UTF-8") from None
-    if kind == "f":
+    if kind in "fV":
         if tensor.dtype.itemsize == 2:
-            raise _not_json(name, "is FP16")
+            raise _not_json(name, f"is {DATATYPES[tensor.dtype]}")
         if not np.isfinite(tensor).all():
             raise _not_json(name, "holds NaN or infinity")
     return tensor.ravel()
