@@ -73,7 +73,7 @@ def test_every_wire_datatype_has_its_own_dtype() -> None:
     assert {DATATYPES[dtype]: dtype for dtype in DTYPES.values()} == dict(DTYPES)
     assert set(DTYPES) == {
         "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16",
-        "FP32", "FP64", "BYTES",
+        "BF16", "FP32", "FP64", "BYTES",
     }  # fmt: skip
 
 
