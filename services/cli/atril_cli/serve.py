@@ -11,7 +11,7 @@ from atril_common.settings import load_settings
 from atril_common.telemetry import Telemetry
 from atril_gateway.service import create_application
 from atril_gateway.settings import GatewaySettings
-from atril_inference.metrics import EngineCollector
+from atril_inference.metrics import register_metrics
 from atril_inference.service import loading_engine
 from atril_inference.settings import InferenceSettings
 
@@ -38,7 +38,7 @@ async def _serve(
 ) -> None:
     async with loading_engine(inference) as (engine, loading):
         telemetry = Telemetry()
-        telemetry.registry.register(EngineCollector(engine))
+        register_metrics(telemetry.registry, engine)
         await serve_until_signal(
             create_application(engine, gateway, telemetry),
             Ports.of(gateway),

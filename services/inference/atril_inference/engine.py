@@ -129,7 +129,7 @@ class Engine:
         if model_name and not models:
             version = f" version {model_version}" if model_version else ""
             raise InvalidInputError(f"requested model '{model_name}'{version} is not available")
-        return [model.statistics.message(model.config.name, model.version) for model in models]
+        return [model.statistics_message() for model in models]
 
     async def load(self, model_name: str, options: LoadOptions = NO_LOAD_OPTIONS) -> None:  # noqa: ARG002
         """See `InferenceCore.load`."""

@@ -6,6 +6,7 @@ untyped families carry exactly Triton's names.
 
 from collections.abc import Callable, Iterator
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
@@ -16,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from atril_common.histogram import Histogram
 from atril_inference.engine import READY, Engine
+from atril_inference.machine import MachineCollector
 from atril_inference.model import ServedModel
 from atril_inference.statistics import ModelStatistics
 
@@ -36,6 +38,12 @@ _COUNTS: tuple[tuple[str, str, Callable[[ModelStatistics], int]], ...] = (
     ("nv_inference_count", "Inferences done; a batch of n adds n.", lambda s: s.inference_count),
     ("nv_inference_exec_count", "Batches executed.", lambda s: s.execution_count),
 )
+
+
+def register_metrics(registry: CollectorRegistry, engine: Engine) -> None:
+    """Add the engine's metrics, and those of the machine that it runs on."""
+    registry.register(EngineCollector(engine))
+    registry.register(MachineCollector())
 
 
 class EngineCollector(Collector):
@@ -102,7 +110,7 @@ def _gauges(models: list[ServedModel]) -> Iterator[Metric]:
     load = GaugeMetricFamily("nv_model_load_duration_secs", "Last load time.", labels=_MODEL)
     for model in models:
         pending.add_metric(_labels(model), model.batcher.pending)
-        load.add_metric(_labels(model), model.load_duration_s)
+        load.add_metric(_labels(model), model.load_record.duration_s)
     yield from (pending, load)
 
 
@@ -120,14 +128,23 @@ def _sessions(models: list[ServedModel]) -> Iterator[Metric]:
         "First run of a size of batch, before the version was ready.",
         labels=[*_MODEL, "batch_size"],
     )
+    memory = GaugeMetricFamily(
+        "atril_model_memory_bytes",
+        "Growth of the process's memory while the session was made, and its arena warmed up.",
+        labels=[*_MODEL, "device", "device_id", "part"],
+    )
     for model in models:
         labels = _labels(model)
         provider.add_metric([*labels, model.placement.provider], 1)
         for name, count in model.placement.nodes.items():
             nodes.add_metric([*labels, name], count)
         first_s: dict[int, float] = {}
-        for taken in model.warm_up_times:
+        for taken in model.load_record.warm_up_times:
             first_s.setdefault(taken.batch_size, taken.first_s)
         for batch_size, seconds in sorted(first_s.items()):
             warm_up.add_metric([*labels, str(batch_size)], seconds)
-    yield from (provider, nodes, warm_up)
+        taken_memory = model.load_record.memory
+        where = [taken_memory.kind, str(taken_memory.device_id)]
+        memory.add_metric([*labels, *where, "session"], taken_memory.session_bytes)
+        memory.add_metric([*labels, *where, "arena"], taken_memory.arena_bytes)
+    yield from (provider, nodes, warm_up, memory)

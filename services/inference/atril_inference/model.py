@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.batching import BatchPolicy, DynamicBatcher
@@ -15,6 +16,7 @@ from atril_common.repository import MODEL_FILE
 from atril_common.tensors import TensorSpec
 from atril_common.validation import RequestValidator
 from atril_inference.classification import Classifier, read_labels
+from atril_inference.memory import MemoryMeter, SessionMemory
 from atril_inference.session import OnnxSession, WarmUpTime
 from atril_inference.session_options import SessionOptions, instance_count, options_for
 from atril_inference.statistics import ModelStatistics
@@ -27,6 +29,14 @@ _BACKENDS = ("", "onnxruntime")
 _PLATFORMS = ("", PLATFORM, "onnxruntime")
 
 
+class LoadRecord(NamedTuple):
+    """What loading a version took."""
+
+    duration_s: float
+    warm_up_times: tuple[WarmUpTime, ...]
+    memory: SessionMemory
+
+
 class LoadedVersion(NamedTuple):
     """A session that is ready to be put behind a batcher; made off the event loop."""
 
@@ -36,8 +46,7 @@ class LoadedVersion(NamedTuple):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     labels: dict[str, tuple[str, ...]]
-    load_duration_s: float
-    warm_up_times: tuple[WarmUpTime, ...]
+    record: LoadRecord
 
 
 def load_version(
@@ -58,23 +67,31 @@ def load_version(
     path = folder / str(version) / (config.default_model_filename or MODEL_FILE)
     if not path.is_file():
         raise NotReadyError(f"version {version} has no {path.name}")
-    session = OnnxSession.load(path, str(version), options_for(config, options))
+    options = options_for(config, options)
+    meter = MemoryMeter(options)
+    session = OnnxSession.load(path, str(version), options)
+    meter.loaded()
     inputs = _declared("input", config.input, session.inputs, config.max_batch_size)
     outputs = _declared("output", config.output, session.outputs, config.max_batch_size)
     labels = read_labels(folder, config)
     times = session.warm_up(
         warm_up_samples(config, inputs, folder), options.warm_up_budget_s, instance_count(config)
     )
+    memory = meter.warmed_up()
     logger.info(
         "warmed_up",
         extra={
             "model_name": config.name,
             "model_version": str(version),
             "first_s": {taken.sample: round(taken.first_s, 6) for taken in times},
+            "session_bytes": memory.session_bytes,
+            "arena_bytes": memory.arena_bytes,
         },
     )
     duration_s = time.monotonic() - started_s
-    return LoadedVersion(config, version, session, inputs, outputs, labels, duration_s, times)
+    return LoadedVersion(
+        config, version, session, inputs, outputs, labels, LoadRecord(duration_s, times, memory)
+    )
 
 
 class ServedModel:
@@ -85,8 +102,7 @@ class ServedModel:
         self.config = config
         self.version = str(loaded.version)
         self.placement = loaded.session.placement
-        self.load_duration_s = loaded.load_duration_s
-        self.warm_up_times = loaded.warm_up_times
+        self.load_record = loaded.record
         self.metadata = ModelMetadata(
             config.name, (self.version,), PLATFORM, loaded.inputs, loaded.outputs
         )
@@ -108,6 +124,15 @@ class ServedModel:
             batch_policy(config, max_queue_size),
             self.statistics,
         )
+
+    def statistics_message(self) -> pb.ModelStatistics:
+        """What the version has done and the memory it takes (protocol reference 2.8)."""
+        message = self.statistics.message(self.config.name, self.version)
+        memory = self.load_record.memory
+        message.memory_usage.add(
+            type=memory.kind, id=memory.device_id, byte_size=memory.total_bytes
+        )
+        return message
 
     def check_strings(self, request: InferRequest) -> None:
         """ONNX Runtime holds strings as UTF-8 and nothing else.

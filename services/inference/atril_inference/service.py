@@ -11,7 +11,7 @@ from atril_common.oip.http_infer import InferHandler
 from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
 from atril_inference.engine import Engine
-from atril_inference.metrics import EngineCollector
+from atril_inference.metrics import register_metrics
 from atril_inference.session_options import SessionOptions
 from atril_inference.settings import InferenceSettings
 from atril_inference.threads import available_threads
@@ -55,7 +55,7 @@ async def loading_engine(
 def create_application(settings: InferenceSettings, engine: Engine) -> Application:
     """Mount the protocol over an engine."""
     lifecycle, telemetry = Lifecycle(), Telemetry()
-    telemetry.registry.register(EngineCollector(engine))
+    register_metrics(telemetry.registry, engine)
     handler = InferHandler(engine, telemetry, settings.max_body_bytes)
     return Application(
         core=engine,

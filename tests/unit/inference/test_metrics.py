@@ -26,6 +26,9 @@ IN_SCOPE = {
     "nv_inference_compute_infer_duration_us": MODEL,
     "nv_inference_compute_output_duration_us": MODEL,
     "nv_model_load_duration_secs": MODEL,
+    "nv_cpu_utilization": set(),
+    "nv_cpu_memory_total_bytes": set(),
+    "nv_cpu_memory_used_bytes": set(),
 }
 """Name and labels of each metric of the table that this step of the project has."""
 
@@ -90,10 +93,28 @@ def test_a_histogram_is_complete(server: ServerProcess, name: str) -> None:
     assert value(f"{name}_sum", **labels) >= 0
 
 
+ON_GPUS = (
+    "nv_gpu_utilization",
+    "nv_gpu_memory_total_bytes",
+    "nv_gpu_memory_used_bytes",
+    "nv_gpu_power_usage",
+    "nv_gpu_power_limit",
+    "nv_energy_consumption",
+)
+"""Have a sample for each GPU, by its `gpu_uuid`."""
+
+
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_a_metric_of_gpus_is_there_with_or_without_one(server: ServerProcess, name: str) -> None:
+    """3.1: the family is there, and a sample for each GPU."""
+    family = server.metrics().families[name]
+    assert all(set(sample.labels) == {"gpu_uuid"} for sample in family.samples)
+
+
 def test_no_metric_of_triton_is_there_under_another_name(server: ServerProcess) -> None:
     """3.1 naming trap: every `nv_` sample is one of the table or of the histograms."""
     suffixes = ("_bucket", "_sum", "_count")
-    allowed = {*IN_SCOPE, *(h + suffix for h in HISTOGRAMS for suffix in suffixes)}
+    allowed = {*IN_SCOPE, *ON_GPUS, *(h + suffix for h in HISTOGRAMS for suffix in suffixes)}
     assert {s.name for s in server.metrics().samples if s.name.startswith("nv_")} <= allowed
 
 
@@ -195,6 +216,13 @@ def test_each_size_that_was_warmed_up_has_its_time(server: ServerProcess) -> Non
     ]
     assert [s.labels["batch_size"] for s in samples] == ["1", "2", "4", "8"]
     assert all(s.value > 0 for s in samples)
+
+
+def test_the_memory_of_a_session_and_of_its_arena_are_told(server: ServerProcess) -> None:
+    """Complaint 1: what a session holds, by device."""
+    labels = {"model": "timed", "version": "1", "device": "CPU", "device_id": "0"}
+    for part in ("session", "arena"):
+        assert server.metrics().value("atril_model_memory_bytes", part=part, **labels) >= 0
 
 
 def test_the_nodes_of_a_graph_are_counted_by_who_runs_them(server: ServerProcess) -> None:
