@@ -91,6 +91,9 @@ def write_conformance_repository(root: Path) -> None:
     labelled.output[0].label_filename = "labels.txt"
     folder = write_model(root, labelled, {1: alone})
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
+    decoupled = config_of("decoupled", alone, max_batch_size=MAX_BATCH_SIZE, queue_delay_us=0)
+    decoupled.model_transaction_policy.decoupled = True
+    write_model(root, decoupled, {1: alone})
     _write_versions(root)
 
 

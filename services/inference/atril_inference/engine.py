@@ -76,6 +76,14 @@ class Engine:
     def infer(self, request: InferRequest) -> asyncio.Future[InferResponse]:
         """See `InferenceCore.infer`."""
         model = self._find(request.model_name, request.model_version)
+        if model.decoupled:
+            raise UnsupportedError(
+                f"model '{request.model_name}' has a decoupled transaction policy, which a route "
+                f"of exactly one response does not support; use ModelStreamInfer"
+            )
+        return self._submit(model, request)
+
+    def _submit(self, model: ServedModel, request: InferRequest) -> asyncio.Future[InferResponse]:
         counts = request.options.classification
         try:
             rows = model.validator.check(request)
@@ -115,7 +123,8 @@ class Engine:
 
     async def stream(self, request: InferRequest) -> AsyncIterator[InferResponse]:
         """See `InferenceCore.stream`."""
-        yield await self.infer(request)
+        model = self._find(request.model_name, request.model_version)
+        yield await self._submit(model, request)
 
     async def statistics(
         self, model_name: str = "", model_version: str = ""

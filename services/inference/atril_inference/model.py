@@ -106,6 +106,7 @@ class ServedModel:
         self.metadata = ModelMetadata(
             config.name, (self.version,), PLATFORM, loaded.inputs, loaded.outputs
         )
+        self.decoupled = config.model_transaction_policy.decoupled
         self.statistics = ModelStatistics()
         self.validator = RequestValidator(
             config.name,

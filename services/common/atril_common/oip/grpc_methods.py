@@ -8,9 +8,10 @@ from tritonclient.grpc import service_pb2 as pb
 
 from atril_common.core import InferenceCore, InferResponse, RequestOptions
 from atril_common.errors import AtrilError, ErrorKind
-from atril_common.h2grpc.rpc import Method, RpcContext, UnaryMethod
+from atril_common.h2grpc.rpc import Method, RpcContext, StreamMethod, UnaryMethod
 from atril_common.lifecycle import Lifecycle
 from atril_common.oip.grpc_codec import decode_request, encode_response
+from atril_common.oip.grpc_stream import StreamInfer
 from atril_common.oip.server import ServerMetadata, is_ready
 from atril_common.telemetry import Telemetry
 
@@ -34,9 +35,17 @@ def oip_methods(
         "RepositoryIndex": (pb.RepositoryIndexRequest, front.repository_index),
         "ModelInfer": (pb.ModelInferRequest, infer.handle),
     }
-    return tuple(
-        UnaryMethod(f"/{SERVICE}/{name}", request.FromString, handle)
-        for name, (request, handle) in handlers.items()
+    stream = StreamMethod(
+        f"/{SERVICE}/ModelStreamInfer",
+        pb.ModelInferRequest.FromString,
+        StreamInfer(core, telemetry).handle,
+    )
+    return (
+        *(
+            UnaryMethod(f"/{SERVICE}/{name}", request.FromString, handle)
+            for name, (request, handle) in handlers.items()
+        ),
+        stream,
     )
 
 
