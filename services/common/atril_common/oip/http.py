@@ -24,6 +24,7 @@ from atril_common.errors import (
 from atril_common.lifecycle import Lifecycle
 from atril_common.oip.config_json import message_to_json
 from atril_common.oip.http_codec import HEADER_LENGTH
+from atril_common.oip.http_coding import INLINE_BYTES, coding_of, inflated
 from atril_common.oip.http_infer import InferHandler, WireResponse, error_response
 from atril_common.oip.server import ServerMetadata, is_ready
 from atril_common.tensors import TensorSpec
@@ -131,10 +132,14 @@ class _HttpFront:
 
     async def infer(self, request: Request) -> Response:
         model_name, model_version = _target(request)
-        coding = request.headers.get("content-encoding", "identity")
-        if coding != "identity":
-            raise UnsupportedMediaTypeError(f"Content-Encoding '{coding}' is not supported")
-        body = await _read(request, self._handler.max_body_bytes)
+        try:
+            coding = coding_of(request.headers.get("content-encoding"))
+        except UnsupportedMediaTypeError as err:
+            return _response(self._handler.unread_coding(model_name, err))
+        limit = self._handler.max_body_bytes
+        body = await _read(request, limit)
+        if body is not None and coding is not None:
+            body = await inflated(body, coding, limit)
         if body is None:
             return _response(self._handler.too_large(model_name))
         length = request.headers.get(HEADER_LENGTH.decode())
@@ -144,7 +149,13 @@ class _HttpFront:
         if isinstance(begun, WireResponse):
             return _response(begun)
         await _done_or_left(begun.future, request)
-        return _response(self._handler.finish(begun))
+        response = self._handler.finish(begun)
+        accepted = response.coding_for(request.headers.get("accept-encoding"))
+        if accepted is not None:
+            encode = response.encoded
+            large = len(response.body) > INLINE_BYTES
+            response = await asyncio.to_thread(encode, accepted) if large else encode(accepted)
+        return _response(response)
 
 
 async def _done_or_left(future: asyncio.Future[Any], request: Request) -> None:

@@ -15,8 +15,10 @@ from atril_common.errors import (
     InternalError,
     InvalidInputError,
     TooLargeError,
+    UnsupportedMediaTypeError,
 )
 from atril_common.oip.http_codec import decode_request, encode_response
+from atril_common.oip.http_coding import CODINGS, deflated, wanted_coding
 from atril_common.oip.http_header import RequestHeader
 from atril_common.oip.raw_request import RAW_HEADER, raw_request
 from atril_common.status import RETRY_AFTER_S, STATUS
@@ -28,12 +30,16 @@ METHOD = "http_infer"
 
 
 class WireResponse(NamedTuple):
-    """An answer to be written; `header_length` is set when binary tensors follow the JSON."""
+    """An answer to be written; `header_length` is set when binary tensors follow the JSON.
+
+    `extra` are headers that few answers have.
+    """
 
     status: int
     body: bytes
     header_length: int | None = None
     retry_after_s: int | None = None
+    extra: tuple[tuple[bytes, bytes], ...] = ()
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The answer's HTTP headers."""
@@ -46,7 +52,19 @@ class WireResponse(NamedTuple):
             headers.append((b"inference-header-content-length", b"%d" % self.header_length))
         if self.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % self.retry_after_s))
+        headers.extend(self.extra)
         return headers
+
+    def coding_for(self, accept_encoding: str | None) -> str | None:
+        """The content coding in which this answer should go; None for none."""
+        if accept_encoding is None or self.status != 200:
+            return None
+        return wanted_coding(accept_encoding, len(self.body))
+
+    def encoded(self, coding: str) -> "WireResponse":
+        """The same answer in a content coding; `header_length` stays that of the plain JSON."""
+        extra = (*self.extra, (b"content-encoding", coding.encode()))
+        return self._replace(body=deflated(self.body, coding), extra=extra)
 
 
 class Accepted(NamedTuple):
@@ -92,6 +110,11 @@ class InferHandler:
             return self._failure(err, model_name, started_s)
         self._telemetry.observe(METHOD, model_name, None, time.monotonic() - started_s)
         return WireResponse(200, body, header_length)
+
+    def unread_coding(self, model_name: str, error: UnsupportedMediaTypeError) -> WireResponse:
+        """The answer to a body in a content coding that is not read (case E22)."""
+        answer = self._failure(error, model_name, time.monotonic())
+        return answer._replace(extra=((b"accept-encoding", CODINGS.encode()),))
 
     def too_large(self, model_name: str) -> WireResponse:
         """The answer to a body over the limit (case E20)."""

@@ -6,6 +6,7 @@ coding) is decoded, queued and answered right here. Every other request goes the
 ASGI app, where `atril_common.oip.http` answers the same route through the same codec.
 """
 
+import asyncio
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from atril_common.oip.http_codec import HEADER_LENGTH
+from atril_common.oip.http_coding import INLINE_BYTES
 from atril_common.oip.http_infer import Accepted, InferHandler, WireResponse
 
 INFER_ROUTE = re.compile(rb"/v2/models/([A-Za-z0-9_.\-]+)(?:/versions/([0-9]+))?/infer")
@@ -32,15 +34,20 @@ class _Exchange:
     """
 
     __slots__ = (
-        "accepted", "chunks", "disconnected", "header_length", "keep_alive", "model",
-        "response_complete", "version",
+        "accept_encoding", "accepted", "chunks", "disconnected", "header_length", "keep_alive",
+        "model", "response_complete", "version",
     )  # fmt: skip
 
     def __init__(
-        self, route: tuple[str, str], header_length: bytes | None, keep_alive: bool
+        self,
+        route: tuple[str, str],
+        header_length: bytes | None,
+        accept_encoding: bytes | None,
+        keep_alive: bool,
     ) -> None:
         self.model, self.version = route
         self.header_length = header_length
+        self.accept_encoding = accept_encoding
         self.keep_alive = keep_alive
         self.chunks: list[bytes] = []
         self.accepted: Accepted | None = None
@@ -214,15 +221,35 @@ class InferProtocol(HttpToolsProtocol):
         ):
             return None
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        return _Exchange(self._route, headers.get(HEADER_LENGTH), keep_alive)
+        return _Exchange(
+            self._route, headers.get(HEADER_LENGTH), headers.get(b"accept-encoding"), keep_alive
+        )
 
     def _finish(self, exchange: _Exchange, accepted: Accepted) -> None:
+        if exchange.disconnected:
+            self._waiting = None
+            return
+        response = self._handler.finish(accepted)
+        if exchange.accept_encoding is not None:
+            coding = response.coding_for(exchange.accept_encoding.decode("latin-1"))
+            if coding is not None and len(response.body) > INLINE_BYTES:
+                encoding = self.loop.run_in_executor(None, response.encoded, coding)
+                encoding.add_done_callback(lambda done: self._finish_encoded(exchange, done))
+                return
+            if coding is not None:
+                response = response.encoded(coding)
+        self._waiting = None
+        self._answer(exchange, response)
+
+    def _finish_encoded(
+        self, exchange: _Exchange, encoding: "asyncio.Future[WireResponse]"
+    ) -> None:
         self._waiting = None
         if not exchange.disconnected:
-            self._answer(exchange, self._handler.finish(accepted))
+            self._answer(exchange, encoding.result())
 
     def _answer(self, exchange: _Exchange, response: WireResponse) -> None:
-        status, body, header_length, retry_after_s = response
+        status, body, header_length, retry_after_s, extra = response
         if header_length is not None:
             head = (
                 b"content-type: application/octet-stream\r\n"
@@ -233,6 +260,8 @@ class InferProtocol(HttpToolsProtocol):
             head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
         if retry_after_s is not None:
             head += b"retry-after: %d\r\n" % retry_after_s
+        for name, value in extra:
+            head += b"%b: %b\r\n" % (name, value)
         if not exchange.keep_alive:
             head += b"connection: close\r\n"
         self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
