@@ -4,7 +4,7 @@ The wheel `nvidia-pytriton` carries the C++ server with its Python back end, in 
 a few lines around ONNX Runtime. It wants an environment of its own:
 
     python -m venv .venv-triton && .venv-triton/bin/pip install nvidia-pytriton onnxruntime
-    python -m tests.support.triton .venv-triton                    # the conformance suite against it
+    python -m tests.support.triton .venv-triton                    # the conformance suite
     python -m tests.support.triton .venv-triton COMMAND ARGUMENT…  # any other command
 
 A command finds the server's addresses in place of `{http}` and `{grpc}` in its arguments.
@@ -32,7 +32,7 @@ _STOP_S = 30.0
 
 _SUITE = ("pytest", "tests/conformance", "--oip-http", "{http}", "--oip-grpc", "{grpc}")
 
-_MODEL = '''
+_MODEL = """
 import json
 import os
 
@@ -99,7 +99,7 @@ class TritonPythonModel:
             flat = np.array([item.decode() for item in array.ravel()] or [], dtype=object)
             return flat.reshape(array.shape)
         return array
-'''
+"""
 
 
 def wrap_repository(root: Path) -> None:

@@ -23,6 +23,7 @@ from atril_common.h2grpc.reflection import reflection_method
 from atril_common.h2grpc.rpc import Method
 from atril_common.h2grpc.server import GrpcServer
 from atril_common.lifecycle import Lifecycle
+from atril_common.oip.controls import Controls
 from atril_common.oip.http_infer import InferHandler
 from atril_common.oip.http_protocol import InferProtocol
 from atril_common.oip.server import is_ready
@@ -86,6 +87,7 @@ class Application:
     lifecycle: Lifecycle
     asgi: Any
     infer: InferHandler
+    controls: Controls
     grpc_methods: tuple[Method, ...]
     registry: CollectorRegistry
     drain_s: float
@@ -142,6 +144,7 @@ class ServerProcess:
         """Refuse new requests, answer what was accepted, close the ports."""
         self._http.should_exit = True
         await asyncio.gather(self._grpc.stop(_GRACE_S), self._serving)
+        await self._application.controls.tracer.close()
         self._metrics.shutdown()
         self._metrics.server_close()
         self._metrics_thread.join()

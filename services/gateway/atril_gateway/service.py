@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from atril_common.core import InferenceCore
 from atril_common.lifecycle import Lifecycle
+from atril_common.oip.controls import Controls
 from atril_common.oip.grpc_methods import oip_methods
 from atril_common.oip.http import oip_routes
 from atril_common.oip.http_infer import InferHandler
+from atril_common.oip.tracing import Tracer
 from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
 from atril_gateway.app import create_app
@@ -21,16 +23,18 @@ def create_application(
 ) -> Application:
     """Put every front over a core."""
     lifecycle = Lifecycle()
-    handler = InferHandler(core, telemetry, settings.max_body_bytes)
+    controls = Controls(tracer=Tracer(settings.trace_file), max_load_bytes=settings.max_load_bytes)
+    handler = InferHandler(core, telemetry, settings.max_body_bytes, controls.tracer)
     app = create_app(core, settings, telemetry)
-    app.router.routes.extend(oip_routes(core, lifecycle, handler))
+    app.router.routes.extend(oip_routes(core, lifecycle, handler, controls))
     return Application(
         core=core,
         lifecycle=lifecycle,
         asgi=app,
         infer=handler,
+        controls=controls,
         grpc_methods=(
-            *oip_methods(core, lifecycle, telemetry),
+            *oip_methods(core, lifecycle, telemetry, controls),
             *classification_methods(core, settings, telemetry),
         ),
         registry=telemetry.registry,

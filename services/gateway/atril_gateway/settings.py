@@ -1,7 +1,11 @@
 """Where the gateway listens, what it accepts and where its inference replicas are."""
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from atril_common.oip.controls import DEFAULT_MAX_LOAD_BYTES
 
 
 class GatewaySettings(BaseSettings):
@@ -21,6 +25,10 @@ class GatewaySettings(BaseSettings):
     """Most requests that wait here for one model of the replicas; more are answered 503 at once. A
     limit in the model's own configuration, times the replicas, comes before it."""
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, le=1 << 31)
+    max_load_bytes: int = Field(DEFAULT_MAX_LOAD_BYTES, ge=1024, le=1 << 31)
+    """Largest load request; a model's files may travel in it."""
+    trace_file: Path | None = None
+    """Where the trace extension writes; without it no trace can be asked for."""
     max_image_pixels: int = Field(50_000_000, ge=1, le=1_000_000_000)
     """Largest width × height of one picture that is decoded."""
     max_pictures: int = Field(256, ge=1, le=4096)

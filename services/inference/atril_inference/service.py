@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from atril_common.lifecycle import Lifecycle
+from atril_common.oip.controls import Controls
 from atril_common.oip.grpc_methods import oip_methods
 from atril_common.oip.http import create_oip_app
 from atril_common.oip.http_infer import InferHandler
+from atril_common.oip.tracing import Tracer
 from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
 from atril_inference.engine import Engine
@@ -56,13 +58,15 @@ def create_application(settings: InferenceSettings, engine: Engine) -> Applicati
     """Mount the protocol over an engine."""
     lifecycle, telemetry = Lifecycle(), Telemetry()
     register_metrics(telemetry.registry, engine)
-    handler = InferHandler(engine, telemetry, settings.max_body_bytes)
+    controls = Controls(tracer=Tracer(settings.trace_file), max_load_bytes=settings.max_load_bytes)
+    handler = InferHandler(engine, telemetry, settings.max_body_bytes, controls.tracer)
     return Application(
         core=engine,
         lifecycle=lifecycle,
-        asgi=create_oip_app(engine, lifecycle, handler),
+        asgi=create_oip_app(engine, lifecycle, handler, controls),
         infer=handler,
-        grpc_methods=oip_methods(engine, lifecycle, telemetry),
+        controls=controls,
+        grpc_methods=oip_methods(engine, lifecycle, telemetry, controls),
         registry=telemetry.registry,
         drain_s=settings.drain_s,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from atril_common.oip.controls import DEFAULT_MAX_LOAD_BYTES
 from atril_inference.session_options import ArenaStrategy, ConvolutionSearch, Device
 
 
@@ -42,5 +43,9 @@ class InferenceSettings(BaseSettings):
     grpc_port: int = Field(9001, ge=0, le=65535)
     metrics_port: int = Field(9002, ge=0, le=65535)
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, le=1 << 31)
+    max_load_bytes: int = Field(DEFAULT_MAX_LOAD_BYTES, ge=1024, le=1 << 31)
+    """Largest load request; a model's files may travel in it."""
+    trace_file: Path | None = None
+    """Where the trace extension writes; without it no trace can be asked for."""
     drain_s: float = Field(5.0, ge=0, le=300)
     """How long to go on serving after readiness went false on SIGTERM."""

@@ -129,7 +129,8 @@ class Call(ABC):
             RpcStatusError: a message or the incomplete requests together are too large.
         """
         if self._reader is None:
-            self._reader = MessageReader(self._link.max_message_bytes, self.head.encoding)
+            limit = self._method.max_message_bytes or self._link.max_message_bytes
+            self._reader = MessageReader(limit, self.head.encoding)
         yield from self._reader.feed(data)
         self._count(self._reader.buffered_bytes)
 
@@ -137,10 +138,11 @@ class Call(ABC):
         link = self._link
         link.buffered_bytes += size - self._buffered
         self._buffered = size
-        if link.buffered_bytes > link.max_buffered_bytes:
+        limit = link.max_buffered_bytes + (self._method.max_message_bytes or 0)
+        if link.buffered_bytes > limit:
             raise RpcStatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"incomplete requests of the connection exceed {link.max_buffered_bytes} bytes",
+                f"incomplete requests of the connection exceed {limit} bytes",
             )
 
 

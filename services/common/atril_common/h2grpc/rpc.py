@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -44,11 +44,13 @@ class UnaryMethod:
         parse: makes the request of its bytes.
         handle: answers with the serialized response; a coroutine function is run in a task, a plain
             function may return a future and then costs no task.
+        max_message_bytes: largest request, where it is not the server's limit.
     """
 
     path: str
     parse: Callable[[bytes], Any]
     handle: Callable[[Any, RpcContext], Awaitable[bytes]]
+    max_message_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class StreamMethod:
     path: str
     parse: Callable[[bytes], Any]
     handle: Callable[[AsyncIterator[Any], RpcContext], AsyncIterator[bytes]]
+    max_message_bytes: ClassVar[None] = None
 
 
 Method = UnaryMethod | StreamMethod

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import orjson
 
-from atril_common.core import InferenceCore, InferResponse
+from atril_common.core import InferenceCore, InferRequest, InferResponse
 from atril_common.errors import (
     INTERNAL_ERROR,
     AtrilError,
@@ -21,6 +21,7 @@ from atril_common.oip.http_codec import decode_request, encode_response
 from atril_common.oip.http_coding import CODINGS, deflated, wanted_coding
 from atril_common.oip.http_header import RequestHeader
 from atril_common.oip.raw_request import RAW_HEADER, raw_request
+from atril_common.oip.tracing import Tracer
 from atril_common.status import RETRY_AFTER_S, STATUS
 from atril_common.telemetry import Telemetry
 
@@ -79,9 +80,16 @@ class Accepted(NamedTuple):
 class InferHandler:
     """Decodes, submits and encodes inference requests for the ASGI route and the fast protocol."""
 
-    def __init__(self, core: InferenceCore, telemetry: Telemetry, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        core: InferenceCore,
+        telemetry: Telemetry,
+        max_body_bytes: int,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._core = core
         self._telemetry = telemetry
+        self._tracer = tracer or Tracer()
         self.max_body_bytes = max_body_bytes
 
     def begin(
@@ -92,10 +100,14 @@ class InferHandler:
         try:
             length = None if header_length is None else _header_length(header_length)
             if length == 0:
-                raw = asyncio.ensure_future(self._infer_raw(model_name, model_version, body))
-                return Accepted(raw, RAW_HEADER, model_name, started_s)
+                raw = self._infer_raw(model_name, model_version, body, started_s)
+                return Accepted(asyncio.ensure_future(raw), RAW_HEADER, model_name, started_s)
             request, header = decode_request(model_name, model_version, body, length)
-            return Accepted(self._core.infer(request), header, model_name, started_s)
+            if self._tracer.on:
+                future = self._traced(request, header.request_id, started_s)
+            else:
+                future = self._core.infer(request)
+            return Accepted(future, header, model_name, started_s)
         except Exception as err:  # noqa: BLE001  # answered and logged in _failure
             return self._failure(err, model_name, started_s)
 
@@ -124,9 +136,19 @@ class InferHandler:
         )
         return self._failure(error, model_name, time.monotonic())
 
-    async def _infer_raw(self, model_name: str, model_version: str, body: bytes) -> InferResponse:
+    async def _infer_raw(
+        self, model_name: str, model_version: str, body: bytes, started_s: float
+    ) -> InferResponse:
         request = await raw_request(self._core, model_name, model_version, body)
+        if self._tracer.on:
+            return await self._traced(request, "", started_s)
         return await self._core.infer(request)
+
+    def _traced(
+        self, request: InferRequest, request_id: str, started_s: float
+    ) -> asyncio.Future[InferResponse]:
+        received = ("HTTP_RECV_END", int(started_s * 1e9))
+        return self._tracer.infer(self._core, request, request_id, received)
 
     def _failure(self, error: Exception, model_name: str, started_s: float) -> WireResponse:
         if not isinstance(error, AtrilError):

@@ -6,7 +6,15 @@ from typing import NamedTuple
 from atril_common.core import InferenceCore
 from atril_common.lifecycle import Lifecycle
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "parameters",
+    "statistics",
+    "trace",
+)
 """Only what is implemented whole."""
 
 
