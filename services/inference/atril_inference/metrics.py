@@ -16,8 +16,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from atril_common.histogram import Histogram
-from atril_inference.engine import READY, Engine
+from atril_inference.engine import Engine
 from atril_inference.machine import MachineCollector
+from atril_inference.manager import READY
 from atril_inference.model import ServedModel
 from atril_inference.statistics import ModelStatistics
 

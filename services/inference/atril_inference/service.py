@@ -12,8 +12,10 @@ from atril_common.oip.http_infer import InferHandler
 from atril_common.oip.tracing import Tracer
 from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
+from atril_inference.control import ModelControl
 from atril_inference.engine import Engine
 from atril_inference.metrics import register_metrics
+from atril_inference.repository import LocalRepository
 from atril_inference.session_options import SessionOptions
 from atril_inference.settings import InferenceSettings
 from atril_inference.threads import available_threads
@@ -21,7 +23,17 @@ from atril_inference.threads import available_threads
 
 def create_engine(settings: InferenceSettings) -> Engine:
     """The engine that the settings describe; `Engine.start` loads its repository."""
-    return Engine(settings.model_repository, session_options(settings), settings.max_queue_size)
+    return Engine(
+        LocalRepository(settings.model_repository),
+        session_options(settings),
+        settings.max_queue_size,
+        ModelControl(
+            settings.model_control_mode,
+            settings.poll_interval_s,
+            tuple(filter(None, settings.load_models.split(","))),
+        ),
+        settings.max_model_bytes,
+    )
 
 
 def session_options(settings: InferenceSettings) -> SessionOptions:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from atril_common.oip.controls import DEFAULT_MAX_LOAD_BYTES
+from atril_common.repository import is_model_name
+from atril_inference.control import ALL_MODELS, ControlMode
 from atril_inference.session_options import ArenaStrategy, ConvolutionSearch, Device
 
 
@@ -17,6 +19,14 @@ class InferenceSettings(BaseSettings):
     )
 
     model_repository: Path = Path("model_repository")
+    model_control_mode: ControlMode = ControlMode.POLL
+    """Who changes what is loaded after the start: nobody, the repository, or requests."""
+    poll_interval_s: float = Field(5.0, ge=0.05, le=86_400)
+    """Seconds between two looks at the repository; a change is loaded once two looks agree."""
+    load_models: str = ""
+    """Under explicit control: what is loaded at the start, names with commas, or `*`."""
+    max_model_bytes: int = Field(64 << 30, ge=1024)
+    """Most that the files of one version, or of one load request, may hold."""
     device: Device = "cpu"
     """Execution provider that every model must get; a model that does not get it is not ready."""
     intra_op_threads: int = Field(0, ge=0, le=256)
@@ -49,3 +59,11 @@ class InferenceSettings(BaseSettings):
     """Where the trace extension writes; without it no trace can be asked for."""
     drain_s: float = Field(5.0, ge=0, le=300)
     """How long to go on serving after readiness went false on SIGTERM."""
+
+    @field_validator("load_models")
+    @classmethod
+    def _names(cls, text: str) -> str:
+        for name in filter(None, text.split(",")):
+            if name != ALL_MODELS and not is_model_name(name):
+                raise ValueError(f"'{name}' is not a model name")
+        return text

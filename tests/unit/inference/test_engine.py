@@ -15,6 +15,7 @@ from atril_common.core import InferRequest, InferResponse
 from atril_common.errors import InternalError, NotFoundError, NotReadyError, OverloadedError
 from atril_inference.engine import Engine
 from atril_inference.model import batch_policy
+from atril_inference.repository import LocalRepository
 from atril_inference.session_options import SessionOptions
 from tests.support import tiny_models
 from tests.support.repositories import config_of, write_model
@@ -34,7 +35,7 @@ async def started(
     root: Path, options: SessionOptions = CPU, queue: int = 64
 ) -> AsyncIterator[Engine]:
     """An engine that has loaded a repository."""
-    engine = Engine(root, options, queue)
+    engine = Engine(LocalRepository(root), options, queue)
     await engine.start()
     yield engine
     await asyncio.wait_for(engine.close(), DEADLINE_S)
@@ -72,7 +73,7 @@ async def test_a_good_repository_is_ready_and_answers(tmp_path: Path) -> None:
 async def test_an_engine_is_not_ready_before_it_has_loaded(tmp_path: Path) -> None:
     """2.7: ready once loaded, not before."""
     write_model(tmp_path, config(), {1: MODEL})
-    engine = Engine(tmp_path, CPU, 64)
+    engine = Engine(LocalRepository(tmp_path), CPU, 64)
     assert not await engine.ready()
     await engine.start()
     assert await engine.ready()
@@ -339,7 +340,7 @@ async def test_a_closed_engine_refuses_and_has_answered_everything(tmp_path: Pat
     """E26: what was accepted is answered, what comes later is refused."""
     slow = tiny_models.slow(10)
     write_model(tmp_path, config_of("m", slow, max_batch_size=1, queue_delay_us=0), {1: slow})
-    engine = Engine(tmp_path, CPU, 64)
+    engine = Engine(LocalRepository(tmp_path), CPU, 64)
     await engine.start()
     inputs = {"rounds": np.array([[1]], np.int64), "x": np.ones((1, 1), np.float32)}
     futures = [engine.infer(InferRequest("m", inputs)) for _ in range(3)]
@@ -370,7 +371,7 @@ async def test_a_model_that_answers_fewer_rows_than_its_batch_is_an_error(tmp_pa
     """Requests of one batch never get each other's rows; alone, a request gets one row a row."""
     model = tiny_models.mean_of_batch()
     write_model(tmp_path, config_of("m", model, max_batch_size=8, queue_delay_us=0), {1: model})
-    engine = Engine(tmp_path, CPU, 64)
+    engine = Engine(LocalRepository(tmp_path), CPU, 64)
     await engine.start()
     try:
         if not await engine.ready():

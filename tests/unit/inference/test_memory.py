@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 from atril_inference import memory
 from atril_inference.engine import Engine
 from atril_inference.memory import MemoryMeter, resident_bytes
+from atril_inference.repository import LocalRepository
 from atril_inference.session_options import SessionOptions
 from tests.support import tiny_models
 from tests.support.repositories import config_of, write_model
@@ -64,7 +65,7 @@ async def test_the_statistics_tell_the_memory_of_a_version(tmp_path: Path) -> No
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [None, weights.shape[1]]))
     write_model(tmp_path, config_of("m", model), {1: model})
-    engine = Engine(tmp_path, CPU, 8)
+    engine = Engine(LocalRepository(tmp_path), CPU, 8)
     await engine.start()
     (statistics,) = await engine.statistics("m")
     (usage,) = statistics.memory_usage

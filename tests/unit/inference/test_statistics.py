@@ -11,6 +11,7 @@ from atril_common.batching import ExecutionTimes
 from atril_common.core import InferRequest
 from atril_common.errors import InternalError, InvalidInputError, OverloadedError
 from atril_inference.engine import Engine
+from atril_inference.repository import LocalRepository
 from atril_inference.session_options import SessionOptions
 from atril_inference.statistics import ModelStatistics
 from tests.support import tiny_models
@@ -79,7 +80,7 @@ async def test_the_engine_lists_ready_versions_with_what_they_did(tmp_path: Path
     config.version_policy.all.SetInParent()
     write_model(tmp_path, config, {1: model, 2: model, 3: b"not onnx"})
     write_model(tmp_path, config_of("other", model, max_batch_size=8), {1: model})
-    engine = Engine(tmp_path, SessionOptions(device="cpu", intra_op_threads=1), 64)
+    engine = Engine(LocalRepository(tmp_path), SessionOptions(device="cpu", intra_op_threads=1), 64)
     await engine.start()
     before_ms = time.time_ns() // 1_000_000
     for rows in (3, 2):

@@ -1,0 +1,34 @@
+"""From a request to load to a session that is ready to serve; everything here blocks."""
+
+from atril_common.core import LoadOptions
+from atril_inference.model import LoadedVersion, load_version
+from atril_inference.repository import Repository
+from atril_inference.session_options import SessionOptions
+from atril_inference.sources import ModelSource, VersionSource, open_source
+
+MAX_MODEL_BYTES = 64 << 30
+"""Most that the files of one version may hold, where the settings say nothing else."""
+
+
+class Loader:
+    """Reads, checks and loads what a repository or a request holds."""
+
+    def __init__(
+        self, repository: Repository, options: SessionOptions, max_model_bytes: int
+    ) -> None:
+        self._repository = repository
+        self._options = options
+        self._max_model_bytes = max_model_bytes
+
+    def open(self, model_name: str, options: LoadOptions) -> ModelSource:
+        """Find out what a load is to bring; errors as of `open_source`."""
+        return open_source(self._repository, model_name, options, self._max_model_bytes)
+
+    def load(self, source: ModelSource, version: VersionSource) -> LoadedVersion:
+        """Load one version.
+
+        Raises:
+            NotReadyError: it cannot be served; the text says why.
+            OSError: its files cannot be read.
+        """
+        return load_version(source.folder.path, version.number, source.config, self._options)
