@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tritonclient.grpc import service_pb2 as pb
 
-from atril_common.batching import ExecutionTimes
+from atril_common.batching import Departure, ExecutionTimes
 from atril_common.errors import AtrilError, ErrorKind
 from atril_common.histogram import Histogram
 
@@ -46,6 +46,7 @@ class ModelStatistics:
         self.execution_count = 0
         self.success_count = 0
         self.failures = dict.fromkeys(REASONS, 0)
+        self.departures = dict.fromkeys(Departure, 0)
         self.request = Histogram(BUCKETS_NS)
         self.queue = Histogram(BUCKETS_NS)
         self.compute_input = Histogram(BUCKETS_NS)
@@ -55,6 +56,10 @@ class ModelStatistics:
         self._last_inference_ns = 0
         self._batches: dict[int, list[int]] = {}
         """By executed batch size: executions, then nanoseconds of input, infer and output."""
+
+    def departed(self, reason: Departure) -> None:
+        """Count a batch by why it left the queue."""
+        self.departures[reason] += 1
 
     def executed(self, batch_size: int, enqueued_ns: Sequence[int], times: ExecutionTimes) -> None:
         """Count an answered batch of `batch_size` rows."""

@@ -1,143 +1,32 @@
 """The batcher: no batch over its limits, every answer to its own caller, nothing lost."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from atril_common.batching import (
-    BatchPolicy,
-    BatchResult,
-    DynamicBatcher,
-    ExecutionTimes,
-    Tensors,
-)
-from atril_common.core import InferRequest, InferResponse
+from atril_common.batching import BatchPolicy, BatchResult, Tensors
+from atril_common.core import InferRequest, RequestOptions
 from atril_common.errors import (
-    AtrilError,
     DeadlineExceededError,
     InternalError,
     NotReadyError,
     OverloadedError,
     UpstreamUnavailableError,
 )
-
-DEADLINE_S = 5.0
-
-Run = Callable[[Tensors], Tensors]
-
-
-@dataclass
-class Observed:
-    """What an observer was told."""
-
-    batches: list[int] = field(default_factory=list)
-    requests: int = 0
-    failures: list[AtrilError] = field(default_factory=list)
-    cancellations: int = 0
-
-    def executed(self, batch_size: int, enqueued_ns: list[int], times: ExecutionTimes) -> None:
-        """Note a batch."""
-        assert list(times) == sorted(times)
-        assert all(since <= times.input_start for since in enqueued_ns)
-        self.batches.append(batch_size)
-        self.requests += len(enqueued_ns)
-
-    def failed(self, requests: int, error: AtrilError, spent_ns: int = 0) -> None:
-        """Note failures."""
-        self.failures += [error] * requests
-
-    def cancelled(self, requests: int) -> None:
-        """Note requests whose callers went away."""
-        self.cancellations += requests
-
-
-class Inline:
-    """Runs a batch at once; `run` makes the outputs, or raises."""
-
-    def __init__(self, run: Run | None = None) -> None:
-        self._run = run or (lambda inputs: {"y": inputs["x"].copy()})
-        self.seen: list[np.ndarray] = []
-
-    def execute(self, batch: InferRequest) -> BatchResult:
-        """See `Executor`."""
-        inputs = batch.inputs
-        self.seen.append(inputs["x"])
-        return BatchResult(self._run(inputs), "7")
-
-
-class Elsewhere(Inline):
-    """Runs a batch when the test says so; counts how many are under way."""
-
-    def __init__(self, run: Run | None = None) -> None:
-        super().__init__(run)
-        self.waiting: list[tuple[Tensors, asyncio.Future[BatchResult]]] = []
-        self.most_at_once = 0
-
-    def execute(  # type: ignore[override]
-        self, batch: InferRequest
-    ) -> asyncio.Future[BatchResult]:
-        """See `Executor`."""
-        inputs = batch.inputs
-        self.seen.append(inputs["x"])
-        future: asyncio.Future[BatchResult] = asyncio.get_running_loop().create_future()
-        self.waiting.append((inputs, future))
-        self.most_at_once = max(self.most_at_once, len(self.waiting))
-        return future
-
-    def finish(self, position: int = 0) -> None:
-        """End one of the executions that are under way."""
-        inputs, future = self.waiting.pop(position)
-        try:
-            future.set_result(BatchResult(self._run(inputs), "7"))
-        except Exception as err:  # noqa: BLE001  # handed to the batcher, as an executor would
-            future.set_exception(err)
-
-
-def request(
-    *values: float, outputs: tuple[str, ...] = (), deadline_s: float | None = None
-) -> InferRequest:
-    """A request with one row a value."""
-    x = np.array(values, np.float64).reshape(-1, 1)
-    return InferRequest("model", {"x": x}, outputs=outputs, deadline_s=deadline_s)
-
-
-def batcher(
-    executor: Inline,
-    *,
-    max_batch_size: int = 4,
-    delay_s: float = 0,
-    queue: int = 100,
-    concurrency: int = 1,
-) -> tuple[DynamicBatcher, Observed]:
-    """A batcher and what its observer was told."""
-    observed = Observed()
-    policy = BatchPolicy(max_batch_size, delay_s, queue, concurrency)
-    return DynamicBatcher("model", executor, policy, observed), observed
-
-
-async def spin() -> None:
-    """Let the loop run what is due."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-def rows(response: InferResponse) -> list[float]:
-    """The values of an answer."""
-    values: list[float] = response.outputs["y"].ravel().tolist()
-    return values
-
-
-async def answer(future: asyncio.Future[InferResponse]) -> InferResponse:
-    """Await an answer, within the deadline."""
-    return await asyncio.wait_for(future, DEADLINE_S)
+from tests.support.batching import (
+    DEADLINE_S,
+    Elsewhere,
+    Inline,
+    Run,
+    answer,
+    batcher,
+    batcher_of,
+    request,
+    rows,
+    spin,
+)
 
 
 async def test_requests_that_come_together_are_run_together() -> None:
@@ -223,6 +112,18 @@ async def test_inputs_in_another_order_are_still_told_apart_by_name() -> None:
     answers = [await answer(f) for f in futures]
     assert [a.outputs["y"].shape for a in answers] == [(1, 2), (1, 3)]
     assert [a.outputs["z"].shape for a in answers] == [(1, 3), (1, 2)]
+
+
+async def test_requests_of_unequal_options_share_a_batch_unless_they_are_handed_on() -> None:
+    """`same_options`: the executor is given the options of one request, so all must have them."""
+    other = RequestOptions(parameters=(("temperature", 2.0),))
+    for same_options, batches in ((False, [4]), (True, [2, 1, 1])):
+        policy = BatchPolicy(8, 0, 100, same_options=same_options)
+        subject, observed = batcher_of(Inline(), policy)
+        asked = [request(0), request(1), request(2, options=other), request(3)]
+        futures = [subject.submit(r, 1) for r in asked]
+        assert [rows(await answer(f)) for f in futures] == [[0], [1], [2], [3]]
+        assert observed.batches == batches
 
 
 async def test_each_request_gets_the_outputs_it_asked_for_in_its_order() -> None:
@@ -315,8 +216,7 @@ async def test_a_batch_has_until_the_latest_deadline_of_its_requests(
             return super().execute(batch)
 
     now_s = asyncio.get_running_loop().time()
-    policy = BatchPolicy(max_batch_size=8, max_queue_delay_s=0.0, max_queue_size=8)
-    waiting = DynamicBatcher("m", Recording(), policy, Observed())
+    waiting, _ = batcher(Recording(), max_batch_size=8)
     deadlines = [None if s is None else now_s + s for s in ahead_s]
     futures = [
         waiting.submit(request(1.0)._replace(deadline_s=deadline_s), 1) for deadline_s in deadlines
@@ -457,131 +357,3 @@ async def test_close_keeps_to_the_concurrency(concurrency: int) -> None:
     await asyncio.wait_for(closing, DEADLINE_S)
     assert executor.most_at_once == concurrency
     assert [rows(await answer(f)) for f in futures] == [[v] for v in range(6)]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A policy, an executor and what the callers do."""
-
-    max_batch_size: int
-    delay_s: float
-    queue: int
-    concurrency: int
-    elsewhere: bool
-    steps: tuple[tuple[str, int], ...]
-    """What to do, and with how many rows or with which of the requests."""
-
-
-_steps = st.lists(
-    st.tuples(st.just("submit"), st.integers(1, 4))
-    | st.tuples(st.just("poison"), st.integers(1, 4))
-    | st.tuples(st.just("late"), st.integers(1, 4))
-    | st.tuples(st.just("cancel"), st.integers(0, 30))
-    | st.tuples(st.just("finish"), st.integers(0, 2))
-    | st.tuples(st.just("spin"), st.just(0)),
-    max_size=40,
-).map(tuple)
-
-_scenarios = st.builds(
-    Scenario,
-    max_batch_size=st.integers(4, 8),
-    delay_s=st.sampled_from([0, 0.0005, 3600]),
-    queue=st.integers(1, 12),
-    concurrency=st.integers(1, 3),
-    elsewhere=st.booleans(),
-    steps=_steps,
-)
-
-
-@hypothesis_settings(max_examples=150)
-@given(_scenarios)
-def test_whatever_callers_do_each_gets_its_own_answer_once(scenario: Scenario) -> None:
-    """Random sizes, delays, cancellations, deadlines and failures: the batcher's whole promise."""
-    asyncio.run(_play(scenario))
-
-
-class _Checking(Elsewhere):
-    """Fails a batch that holds a poisoned row, doubles every value of any other."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        super().__init__(self._double)
-        self._scenario = scenario
-
-    def _double(self, inputs: Tensors) -> Tensors:
-        if (inputs["x"] < 0).any():
-            raise ValueError("poisoned")
-        return {"y": inputs["x"] * 2}
-
-    def execute(  # type: ignore[override]
-        self, batch: InferRequest
-    ) -> asyncio.Future[BatchResult] | BatchResult:
-        """See `Executor`."""
-        inputs = batch.inputs
-        assert 1 <= len(inputs["x"]) <= self._scenario.max_batch_size
-        if self._scenario.elsewhere:
-            future = super().execute(batch)
-            assert len(self.waiting) <= self._scenario.concurrency
-            return future
-        self.seen.append(inputs["x"])
-        return BatchResult(self._double(inputs), "7")
-
-
-async def _play(scenario: Scenario) -> None:
-    executor = _Checking(scenario)
-    subject, observed = batcher(
-        executor,
-        max_batch_size=scenario.max_batch_size,
-        delay_s=scenario.delay_s,
-        queue=scenario.queue,
-        concurrency=scenario.concurrency,
-    )
-    accepted: list[tuple[list[float], asyncio.Future[InferResponse]]] = []
-    refused, tag = 0, 0
-    for action, number in scenario.steps:
-        if action in ("submit", "poison", "late"):
-            sign = -1.0 if action == "poison" else 1.0
-            values = [sign * (tag + i + 1) for i in range(number)]
-            tag += number
-            deadline_s = 0.0 if action == "late" else None
-            pending = subject.pending
-            try:
-                future = subject.submit(request(*values, deadline_s=deadline_s), number)
-            except OverloadedError:
-                refused += 1
-                assert pending >= scenario.queue
-            else:
-                accepted.append((values, future))
-            assert subject.pending <= scenario.queue
-        elif action == "cancel" and accepted:
-            accepted[number % len(accepted)][1].cancel()
-        elif action == "finish" and executor.waiting:
-            executor.finish(number % len(executor.waiting))
-        else:
-            await spin()
-    closing = asyncio.create_task(subject.close())
-    for _ in range(len(scenario.steps) + 5):
-        await spin()
-        while executor.waiting:
-            executor.finish()
-    await asyncio.wait_for(closing, DEADLINE_S)
-    await _check_outcomes(accepted)
-    _check_order(executor)
-    done = observed.requests + len(observed.failures) + observed.cancellations
-    assert done == len(accepted) + refused
-    assert sum(observed.batches) <= tag
-
-
-async def _check_outcomes(
-    accepted: list[tuple[list[float], asyncio.Future[InferResponse]]],
-) -> None:
-    for values, future in accepted:
-        assert future.done()
-        with contextlib.suppress(asyncio.CancelledError, InternalError, DeadlineExceededError):
-            response = future.result()
-            assert rows(response) == [2 * value for value in values]
-
-
-def _check_order(executor: _Checking) -> None:
-    """Rows were run in the order of arrival, none twice."""
-    run = [abs(v) for x in executor.seen for v in x.ravel().tolist()]
-    assert run == sorted(set(run))

@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from atril_common.batching import BatchPolicy, BatchResult, DynamicBatcher, ExecutionTimes
+from atril_common.batching import (
+    BatchPolicy,
+    BatchResult,
+    Departure,
+    DynamicBatcher,
+    ExecutionTimes,
+)
 from atril_common.core import InferRequest, InferResponse, ModelMetadata
 from atril_common.errors import AtrilError, InternalError, InvalidInputError, NotFoundError
 from atril_common.oip.grpc_codec import decode_response, encode_request
@@ -45,6 +51,9 @@ class Route(NamedTuple):
 
 class _Unobserved:
     """The replicas keep the models' statistics; the gateway has its own of requests."""
+
+    def departed(self, reason: Departure) -> None:
+        """Count nothing."""
 
     def executed(self, batch_size: int, enqueued_ns: list[int], times: ExecutionTimes) -> None:
         """Count nothing."""
