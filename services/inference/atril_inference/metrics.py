@@ -85,6 +85,13 @@ def _counters(models: list[ServedModel]) -> Iterator[Metric]:
         for reason, count_ in model.statistics.failures.items():
             failures.add_metric([*_labels(model), reason], count_)
     yield failures
+    departures = UntypedMetricFamily(
+        "atril_batch_departures", "Batches that left the queue, by why.", labels=[*_MODEL, "reason"]
+    )
+    for model in models:
+        for departure, count_ in model.statistics.departures.items():
+            departures.add_metric([*_labels(model), departure.value], count_)
+    yield departures
 
 
 def _durations(models: list[ServedModel]) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from atril_common.batching import BatchPolicy, DynamicBatcher
+from atril_common.batching import DynamicBatcher
 from atril_common.core import InferRequest, ModelMetadata
 from atril_common.errors import InvalidInputError, NotReadyError
 from atril_common.repository import MODEL_FILE
@@ -17,6 +17,7 @@ from atril_common.tensors import TensorSpec
 from atril_common.validation import RequestValidator
 from atril_inference.classification import Classifier, read_labels
 from atril_inference.memory import MemoryMeter, SessionMemory
+from atril_inference.scheduling import batch_policy, check_scheduling
 from atril_inference.session import OnnxSession, WarmUpTime
 from atril_inference.session_options import SessionOptions, instance_count, options_for
 from atril_inference.statistics import ModelStatistics
@@ -64,6 +65,7 @@ def load_version(
         )
     if config.max_batch_size < 0:
         raise NotReadyError(f"max_batch_size must not be negative, got {config.max_batch_size}")
+    check_scheduling(config)
     path = folder / str(version) / (config.default_model_filename or MODEL_FILE)
     if not path.is_file():
         raise NotReadyError(f"version {version} has no {path.name}")
@@ -154,22 +156,6 @@ class ServedModel:
         """Answer what was accepted, then let the session go."""
         await self.batcher.close()
         self._session.close()
-
-
-def batch_policy(config: ModelConfig, max_queue_size: int) -> BatchPolicy:
-    """How a configuration wants its requests batched.
-
-    A queue is always bounded: a configuration may lower the server's `max_queue_size`, not raise
-    it. Without `dynamic_batching` each request runs alone, as in Triton.
-    """
-    batching = config.HasField("dynamic_batching")
-    policy = config.dynamic_batching
-    asked = policy.default_queue_policy.max_queue_size
-    return BatchPolicy(
-        max_batch_size=config.max_batch_size if batching else 0,
-        max_queue_delay_s=policy.max_queue_delay_microseconds / 1e6,
-        max_queue_size=min(asked, max_queue_size) if asked else max_queue_size,
-    )
 
 
 def _declared(

@@ -14,7 +14,6 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from atril_common.core import InferRequest, InferResponse
 from atril_common.errors import InternalError, NotFoundError, NotReadyError, OverloadedError
 from atril_inference.engine import Engine
-from atril_inference.model import batch_policy
 from atril_inference.repository import LocalRepository
 from atril_inference.session_options import SessionOptions
 from tests.support import tiny_models
@@ -364,7 +363,6 @@ async def test_the_smaller_of_the_two_queue_bounds_holds(tmp_path: Path) -> None
         with pytest.raises(OverloadedError, match="Exceeds maximum queue size: 2"):
             engine.infer(InferRequest("m", {"x": x}))
         await asyncio.gather(*futures)
-    assert batch_policy(changed, 1).max_queue_size == 1
 
 
 async def test_a_model_that_answers_fewer_rows_than_its_batch_is_an_error(tmp_path: Path) -> None:

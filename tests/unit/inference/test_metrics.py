@@ -140,6 +140,27 @@ def test_a_batch_of_three_adds_three_inferences_one_execution_one_success(
     assert [b - a for a, b in zip(before, after, strict=True)] == [3, 1, 1]
 
 
+def test_why_a_batch_left_is_counted(server: ServerProcess, client: Transport) -> None:
+    """3.3: a full batch is told from one that left because nothing more waited."""
+
+    def departures() -> dict[str, float]:
+        return {
+            s.labels["reason"]: s.value
+            for s in server.metrics().samples
+            if s.name == "atril_batch_departures" and s.labels["model"] == "counted"
+        }
+
+    before = departures()
+    assert set(before) == {"full", "preferred", "shape", "delay"}
+    client.infer(batch("counted", MAX_BATCH_SIZE))
+    client.infer(batch("counted", 1))
+    after = departures()
+    assert {r: after[r] - before[r] for r in after if after[r] != before[r]} == {
+        "full": 1,
+        "delay": 1,
+    }
+
+
 def test_each_version_is_counted_for_itself(server: ServerProcess, client: Transport) -> None:
     """3.1 labels: `version` is the one that answered, also where none was named."""
     name = "nv_inference_count"
