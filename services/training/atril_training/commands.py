@@ -16,6 +16,8 @@ from atril_training.pipeline import PublishedModel, train_and_publish
 from atril_training.progress import training_progress
 from atril_training.recipes import QualityBar, Recipe, find_recipe
 from atril_training.recipes.recipe import figure_text
+from atril_training.recipes.variants import Precision
+from atril_training.variants.build import PublishedVariant, check_variants, publish_variants
 
 DEFAULT_REPOSITORY = Path("model_repository")
 
@@ -57,6 +59,10 @@ def train(  # noqa: PLR0913 - typer reads the options off the signature
     if_missing: Annotated[
         bool, typer.Option(help="Do nothing if the repository has a version of the model.")
     ] = False,
+    variant: Annotated[
+        list[Precision] | None,
+        typer.Option(help="Publish the model in this precision besides; may be repeated."),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Train an architecture, prove its export, and publish it as the next version of a model."""
@@ -67,13 +73,37 @@ def train(  # noqa: PLR0913 - typer reads the options off the signature
         return
     _check_device(device)
     try:
-        published = _train_with_progress(
-            recipe, repository, model_name, file_source(data_dir), device
-        )
+        source = file_source(data_dir)
+        check_variants(recipe, variant or ())
+        published = _train_with_progress(recipe, repository, model_name, source, device)
+        typer.echo(summary(published))
+        for made in publish_variants(
+            model_name, variant or (), repository=repository, source=source
+        ):
+            typer.echo(variant_summary(made))
     except AtrilError as err:
         typer.echo(f"atril train: {err}", err=True)
         raise typer.Exit(1) from err
-    typer.echo(summary(published))
+
+
+def variants(
+    name: Annotated[str, typer.Argument(help="Model of the repository, in FP32, such as lenet5.")],
+    variant: Annotated[
+        list[Precision] | None,
+        typer.Option(help="Precision to publish it in; may be repeated; all if not set."),
+    ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+    data_dir: DataDir = None,
+) -> None:
+    """Publish the newest version of a model in FP16 and INT8, judged on its test split."""
+    try:
+        for made in publish_variants(
+            name, variant or tuple(Precision), repository=repository, source=file_source(data_dir)
+        ):
+            typer.echo(variant_summary(made))
+    except AtrilError as err:
+        typer.echo(f"atril variants: {err}", err=True)
+        raise typer.Exit(1) from err
 
 
 def _recipe(architecture: str, dataset: str | None) -> Recipe:
@@ -166,6 +196,24 @@ def summary(published: PublishedModel) -> str:
     for path, proof in zip(published.paths, published.proofs, strict=True):
         lines.append(
             f"parity     {path.parent.name}: PyTorch and ONNX Runtime within "
+            f"{proof.parity.max_abs:.1e} in {len(proof.parity.cases)} cases"
+        )
+        lines.append(
+            f"published  {path}, {proof.size_bytes / 1e6:.2f} MB, {proof.latency.p50_ms:.2f} ms"
+        )
+    return "\n".join(lines)
+
+
+def variant_summary(published: PublishedVariant) -> str:
+    """What came of a variant, in a few lines for people."""
+    lines = [
+        f"quality    {metric.name} {figure_text(metric.value)} in {published.precision}, "
+        f"{figure_text(metric.baseline_value)} in FP32; the bar is {figure_text(metric.bar.bound)}"
+        for metric in published.metrics
+    ]
+    for path, proof in zip(published.paths, published.proofs, strict=True):
+        lines.append(
+            f"parity     {path.parent.name}: FP32 and {published.precision} within "
             f"{proof.parity.max_abs:.1e} in {len(proof.parity.cases)} cases"
         )
         lines.append(

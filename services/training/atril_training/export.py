@@ -157,7 +157,7 @@ def export_graph(export: Export) -> bytes:
     assert program is not None  # None only without dynamo
     model = program.model_proto
     model.ir_version = IR_VERSION
-    _strip_metadata(model)
+    strip_metadata(model)
     check_graph(model, export.inputs, export.outputs)
     return model.SerializeToString(deterministic=True)
 
@@ -209,7 +209,7 @@ def _check_values(side: str, values: Any, specs: Sequence[TensorSpec]) -> None:
             )
 
 
-def _strip_metadata(model: onnx.ModelProto) -> None:
+def strip_metadata(model: onnx.ModelProto) -> None:
     """Remove what the exporter notes for debugging: stack traces with paths, class names."""
     graph = model.graph
     del graph.value_info[:]

@@ -12,6 +12,7 @@ from atril_models.autoencoders.corruption import (
     SaltAndPepper,
 )
 from atril_training.recipes.recipe import Optimization, Recipe
+from atril_training.recipes.variants import RECONSTRUCTION_VARIANTS, VariantBars
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class ReconstructionRecipe(AutoencodingRecipe):
     penalty: Penalty | None = None
     initial_k: int | None = None
     probe: Probe | None = None
+    variants: tuple[VariantBars, ...] = RECONSTRUCTION_VARIANTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

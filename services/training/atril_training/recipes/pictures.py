@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from atril_common.tasks import ImageInput
 from atril_models import ImageSpec
 from atril_training.recipes.recipe import Recipe
+from atril_training.recipes.variants import PICTURE_CLASSIFIER_VARIANTS, VariantBars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class PictureClassificationRecipe(Recipe):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     max_shift: int = 0
+    variants: tuple[VariantBars, ...] = PICTURE_CLASSIFIER_VARIANTS
 
     def image_input(self, image: ImageSpec) -> ImageInput:
         """How a picture becomes the network's input, in training as in serving."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from atril_training.recipes.variants import VariantBars
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityBar:
@@ -105,6 +107,7 @@ class Recipe:
         threads: how many the processor's work is divided among. It belongs to the recipe because
             sums added up in another order give other weights; networks this small gain little
             from a second one, and two crawl where other work has the cores.
+        variants: the precisions that the model may be published in besides, and what each may lose.
     """
 
     architecture: str
@@ -114,6 +117,7 @@ class Recipe:
     bars: tuple[QualityBar, ...]
     seed: int = 0
     threads: int = 1
+    variants: tuple[VariantBars, ...] = ()
 
     @property
     def title(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from atril_common.imaging import normalise
@@ -19,8 +19,9 @@ from atril_models.image_classifier import HasAuxiliaryHeads
 from atril_training.datasets import PICTURE_DATASETS, FileSource, ImageDataset, Split
 from atril_training.export import BATCH_DIMENSION, Export, OutputSpec, TensorSpec, batch_cases
 from atril_training.fitting import Fit, Objective, Reporter, Validation, device_of, fit
+from atril_training.graphs import GraphCourse, GraphInputs, Graphs
 from atril_training.recipes.pictures import PictureClassificationRecipe
-from atril_training.tasks.course import Course, DataFacts
+from atril_training.tasks.course import DataFacts
 
 PARITY_PICTURES = 1000
 """Parity is measured on the first so many pictures of the test split."""
@@ -31,7 +32,7 @@ PROBABILITIES = "probabilities"
 _EVALUATION_BATCH_SIZE = 500
 
 
-class PictureClassificationCourse(Course):
+class PictureClassificationCourse(GraphCourse):
     """Teaches a network of logits to classify the pictures of a data set."""
 
     def __init__(
@@ -92,7 +93,7 @@ class PictureClassificationCourse(Course):
         recipe = self.recipe
         return (fit(network, objective, recipe.optimization, reporter, seed=recipe.seed),)
 
-    def judge(self, network: Network) -> Mapping[str, float]:
+    def judge(self, network: nn.Module) -> Mapping[str, float]:
         """Loss, errors and accuracy on each test split."""
         return {
             f"{name}_{figure}": value
@@ -127,6 +128,15 @@ class PictureClassificationCourse(Course):
                 labels=labels,
             ),
         )
+
+    def graph_inputs(self, graphs: Graphs, split: GraphInputs, limit: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Pictures for the one graph."""
+        pixels = (self.dataset.train if split == "train" else self.dataset.test).pixels
+        return {"": torch.from_numpy(normalise(pixels[:limit], self.image))}
+
+    def judge_graphs(self, graphs: Graphs) -> Mapping[str, float]:
+        """As `judge`, of the logits that the graph answers."""
+        return self.judge(graphs[""].only(LOGITS))
 
     def with_shuffled_targets(self, seed: int) -> "PictureClassificationCourse":
         """Every picture to learn from gets the label of another."""
@@ -185,7 +195,7 @@ class PictureObjective(Objective[tuple[Tensor, Tensor]]):
         return Validation((figures["accuracy"], -figures["loss"]), figures)
 
 
-def evaluate(network: Network, split: Split, image: ImageInput) -> dict[str, float]:
+def evaluate(network: nn.Module, split: Split, image: ImageInput) -> dict[str, float]:
     """Mean cross-entropy in nats, number of errors and accuracy on a whole split."""
     device = device_of(network)
     loss, errors = 0.0, 0

@@ -28,6 +28,7 @@ from atril_training.baselines.projection import (
     squared_error,
 )
 from atril_training.fitting import Fit, Objective, Reporter, SilentReporter, Validation, device_of
+from atril_training.graphs import GraphCourse, GraphInputs, Graphs
 from atril_training.quasi_newton import fit_quasi_newton
 from atril_training.recipes.autoencoding import (
     Penalty,
@@ -35,6 +36,8 @@ from atril_training.recipes.autoencoding import (
     ReconstructionRecipe,
 )
 from atril_training.tasks.autoencoding import (
+    DECODER_SUFFIX,
+    ENCODER_SUFFIX,
     RECONSTRUCTION,
     AutoencodingCourse,
     PictureObjective,
@@ -48,7 +51,7 @@ _SMALLEST_MARGIN = 1e-4
 """Between the active units and the others, for pictures that parity is measured on."""
 
 
-class ReconstructionCourse(AutoencodingCourse):
+class ReconstructionCourse(AutoencodingCourse, GraphCourse):
     """Teaches an autoencoder to give back its pictures."""
 
     recipe: ReconstructionRecipe
@@ -85,6 +88,22 @@ class ReconstructionCourse(AutoencodingCourse):
                 network, self.dataset, self.recipe.probe, self.recipe.seed
             )
         return figures
+
+    def graph_inputs(self, graphs: Graphs, split: GraphInputs, limit: int) -> dict[str, Tensor]:
+        """Pictures for the whole and the encoder, and the codes of these for the decoder."""
+        chosen = self.dataset.train if split == "train" else self.dataset.test
+        pictures = grey_levels(chosen.pixels[:limit])
+        code = graphs[ENCODER_SUFFIX].answers(pictures)[0]
+        return {"": pictures, ENCODER_SUFFIX: pictures, DECODER_SUFFIX: code}
+
+    def judge_graphs(self, graphs: Graphs) -> Mapping[str, float]:
+        """The squared error a picture of what the whole answers, on each test split."""
+        return {
+            f"{name}_squared_error": _squared_error(
+                graphs[""].only(RECONSTRUCTION), grey_levels(split.pixels)
+            )
+            for name, split in self.test_splits.items()
+        }
 
     def baselines(self) -> Mapping[str, float]:
         """Squared errors of the mean picture and of principal components.
@@ -256,7 +275,7 @@ def _jacobian_norms(network: DeterministicAutoencoder, given: Tensor) -> Tensor:
     return jacobian_norm(network.encode, given)
 
 
-def _squared_error(network: DeterministicAutoencoder, pictures: Tensor) -> float:
+def _squared_error(network: nn.Module, pictures: Tensor) -> float:
     errors = [
         (network(part) - part).square().flatten(1).sum(dim=1) for part in in_batches(pictures)
     ]

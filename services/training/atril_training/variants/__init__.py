@@ -1,0 +1,1 @@
+"""Variants of published models in other precisions."""
