@@ -26,6 +26,7 @@ from atril_common.oip.http_base import (
 from atril_common.oip.http_codec import HEADER_LENGTH
 from atril_common.oip.http_coding import INLINE_BYTES, coding_of, inflated
 from atril_common.oip.http_control import control_endpoints
+from atril_common.oip.http_generate import generate_endpoints
 from atril_common.oip.http_infer import InferHandler, WireResponse
 from atril_common.oip.server import ServerMetadata, is_ready
 
@@ -44,6 +45,7 @@ def oip_routes(
         ("/v2", front.server_metadata, "GET"),
         ("/v2/", front.server_metadata, "GET"),
         *control_endpoints(core, controls),
+        *generate_endpoints(core, handler.telemetry, handler.max_body_bytes),
     ]
     for base in (_MODEL, _VERSION):
         endpoints += [

@@ -88,7 +88,7 @@ class InferHandler:
         tracer: Tracer | None = None,
     ) -> None:
         self._core = core
-        self._telemetry = telemetry
+        self.telemetry = telemetry
         self._tracer = tracer or Tracer()
         self.max_body_bytes = max_body_bytes
 
@@ -120,7 +120,7 @@ class InferHandler:
             body, header_length = encode_response(future.result(), header)
         except Exception as err:  # noqa: BLE001  # answered and logged in _failure
             return self._failure(err, model_name, started_s)
-        self._telemetry.observe(METHOD, model_name, None, time.monotonic() - started_s)
+        self.telemetry.observe(METHOD, model_name, None, time.monotonic() - started_s)
         return WireResponse(200, body, header_length)
 
     def unread_coding(self, model_name: str, error: UnsupportedMediaTypeError) -> WireResponse:
@@ -154,7 +154,7 @@ class InferHandler:
         if not isinstance(error, AtrilError):
             logger.error("infer_failed", exc_info=error, extra={"model_name": model_name})
             error = InternalError(INTERNAL_ERROR)
-        self._telemetry.observe(METHOD, model_name, error.kind, time.monotonic() - started_s)
+        self.telemetry.observe(METHOD, model_name, error.kind, time.monotonic() - started_s)
         return error_response(error)
 
 
