@@ -22,13 +22,15 @@ from atril_common.errors import (
     UnsupportedError,
 )
 from atril_inference.control import Controller, ModelControl
-from atril_inference.loader import MAX_MODEL_BYTES, Loader
+from atril_inference.loader import Loader, LoadPolicy
 from atril_inference.manager import READY, Loading, ModelManager, index_order
 from atril_inference.model import ServedModel
 from atril_inference.repository import Repository
 from atril_inference.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_LOAD_POLICY = LoadPolicy()
 
 NO_CONTROL = ModelControl()
 """Load everything at the start and change nothing after that."""
@@ -47,10 +49,10 @@ class Engine:
         options: SessionOptions,
         max_queue_size: int,
         control: ModelControl = NO_CONTROL,
-        max_model_bytes: int = MAX_MODEL_BYTES,
+        load_policy: LoadPolicy = DEFAULT_LOAD_POLICY,
     ) -> None:
         self._repository = repository
-        loader = Loader(repository, options, max_model_bytes)
+        loader = Loader(repository, options, load_policy)
         self._manager = ModelManager(Loading(loader.open, loader.load), max_queue_size)
         self._controller = Controller(control, repository, self._manager)
 

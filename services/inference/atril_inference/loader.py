@@ -1,28 +1,35 @@
 """From a request to load to a session that is ready to serve; everything here blocks."""
 
+from typing import NamedTuple
+
 from atril_common.core import LoadOptions
+from atril_inference.declaration import DEFAULT_MAX_BATCH_SIZE
 from atril_inference.model import LoadedVersion, load_version
 from atril_inference.repository import Repository
 from atril_inference.session_options import SessionOptions
 from atril_inference.sources import ModelSource, VersionSource, open_source
 
-MAX_MODEL_BYTES = 64 << 30
-"""Most that the files of one version may hold, where the settings say nothing else."""
+
+class LoadPolicy(NamedTuple):
+    """What a load may take, and what it takes for granted."""
+
+    max_model_bytes: int = 64 << 30
+    """Most that the files of one version, or of one load request, may hold."""
+    default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+    """Of models that can be batched and have no configuration."""
 
 
 class Loader:
     """Reads, checks and loads what a repository or a request holds."""
 
-    def __init__(
-        self, repository: Repository, options: SessionOptions, max_model_bytes: int
-    ) -> None:
+    def __init__(self, repository: Repository, options: SessionOptions, policy: LoadPolicy) -> None:
         self._repository = repository
         self._options = options
-        self._max_model_bytes = max_model_bytes
+        self._policy = policy
 
     def open(self, model_name: str, options: LoadOptions) -> ModelSource:
         """Find out what a load is to bring; errors as of `open_source`."""
-        return open_source(self._repository, model_name, options, self._max_model_bytes)
+        return open_source(self._repository, model_name, options, self._policy.max_model_bytes)
 
     def load(self, source: ModelSource, version: VersionSource) -> LoadedVersion:
         """Load one version.
@@ -31,4 +38,10 @@ class Loader:
             NotReadyError: it cannot be served; the text says why.
             OSError: its files cannot be read.
         """
-        return load_version(source.folder.path, version.number, source.config, self._options)
+        return load_version(
+            source.folder.path,
+            version.number,
+            source.config,
+            self._options,
+            self._policy.default_max_batch_size,
+        )

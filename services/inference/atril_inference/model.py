@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -16,6 +15,7 @@ from atril_common.repository import MODEL_FILE
 from atril_common.tensors import TensorSpec
 from atril_common.validation import RequestValidator
 from atril_inference.classification import Classifier, read_labels
+from atril_inference.declaration import DEFAULT_MAX_BATCH_SIZE, completed, declared
 from atril_inference.memory import MemoryMeter, SessionMemory
 from atril_inference.scheduling import batch_policy, check_scheduling
 from atril_inference.session import OnnxSession, WarmUpTime
@@ -51,9 +51,13 @@ class LoadedVersion(NamedTuple):
 
 
 def load_version(
-    folder: Path, version: int, config: ModelConfig, options: SessionOptions
+    folder: Path,
+    version: int,
+    config: ModelConfig,
+    options: SessionOptions,
+    default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
 ) -> LoadedVersion:
-    """Load, check and warm up `<folder>/<version>`.
+    """Load, check and warm up `<folder>/<version>`; complete what its configuration leaves out.
 
     Raises:
         NotReadyError: it cannot be served; the text says why.
@@ -73,11 +77,15 @@ def load_version(
     meter = MemoryMeter(options)
     session = OnnxSession.load(path, str(version), options)
     meter.loaded()
-    inputs = _declared("input", config.input, session.inputs, config.max_batch_size)
-    outputs = _declared("output", config.output, session.outputs, config.max_batch_size)
+    config = completed(config, session.inputs, session.outputs, default_max_batch_size)
+    inputs = declared("input", config.input, session.inputs, config.max_batch_size)
+    outputs = declared("output", config.output, session.outputs, config.max_batch_size)
+    session.reshape(inputs.graph_shapes, outputs.caller_shapes, batched=config.max_batch_size > 0)
     labels = read_labels(folder, config)
     times = session.warm_up(
-        warm_up_samples(config, inputs, folder), options.warm_up_budget_s, instance_count(config)
+        warm_up_samples(config, inputs.specs, folder),
+        options.warm_up_budget_s,
+        instance_count(config),
     )
     memory = meter.warmed_up()
     logger.info(
@@ -92,7 +100,13 @@ def load_version(
     )
     duration_s = time.monotonic() - started_s
     return LoadedVersion(
-        config, version, session, inputs, outputs, labels, LoadRecord(duration_s, times, memory)
+        config,
+        version,
+        session,
+        inputs.specs,
+        outputs.specs,
+        labels,
+        LoadRecord(duration_s, times, memory),
     )
 
 
@@ -156,38 +170,3 @@ class ServedModel:
         """Answer what was accepted, then let the session go."""
         await self.batcher.close()
         self._session.close()
-
-
-def _declared(
-    kind: str, declared: object, graph: tuple[TensorSpec, ...], max_batch_size: int
-) -> tuple[TensorSpec, ...]:
-    """The tensors that the configuration declares, each checked against the graph."""
-    in_graph = {spec.name: spec for spec in graph}
-    specs = []
-    for tensor in declared:  # type: ignore[attr-defined]  # protobuf's repeated container
-        datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
-        datatype = "BYTES" if datatype == "STRING" else datatype
-        shape = (-1, *tensor.dims) if max_batch_size else tuple(tensor.dims)
-        spec = in_graph.get(tensor.name)
-        if spec is None:
-            raise NotReadyError(
-                f"{kind} '{tensor.name}' is in config.pbtxt but not in the model, which has "
-                f"{sorted(in_graph)}"
-            )
-        if spec.datatype != datatype or not _fits(shape, spec.shape):
-            raise NotReadyError(
-                f"{kind} '{tensor.name}' is {datatype} {list(shape)} in config.pbtxt but "
-                f"{spec.datatype} {list(spec.shape)} in the model"
-            )
-        specs.append(TensorSpec(tensor.name, datatype, shape))
-    missing = sorted(in_graph.keys() - {s.name for s in specs}) if kind == "input" else []
-    if missing or not specs:
-        raise NotReadyError(f"config.pbtxt does not declare {kind} {missing or sorted(in_graph)}")
-    return tuple(specs)
-
-
-def _fits(declared: tuple[int, ...], graph: tuple[int, ...]) -> bool:
-    """Whether every shape that the configuration allows is one that the graph takes."""
-    return len(declared) == len(graph) and all(
-        g in (-1, d) for d, g in zip(declared, graph, strict=True)
-    )

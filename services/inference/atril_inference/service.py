@@ -14,6 +14,7 @@ from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
 from atril_inference.control import ModelControl
 from atril_inference.engine import Engine
+from atril_inference.loader import LoadPolicy
 from atril_inference.metrics import register_metrics
 from atril_inference.repository import LocalRepository
 from atril_inference.session_options import SessionOptions
@@ -32,7 +33,7 @@ def create_engine(settings: InferenceSettings) -> Engine:
             settings.poll_interval_s,
             tuple(filter(None, settings.load_models.split(","))),
         ),
-        settings.max_model_bytes,
+        LoadPolicy(settings.max_model_bytes, settings.default_max_batch_size),
     )
 
 

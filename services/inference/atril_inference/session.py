@@ -7,7 +7,7 @@ a slower one runs in threads of its own, so that the loop goes on reading reques
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +75,9 @@ class OnnxSession:
         self._string_inputs = [s.name for s in self.inputs if s.datatype == "BYTES"]
         self._string_outputs = {s.name for s in self.outputs if s.datatype == "BYTES"}
         self._threads: ThreadPoolExecutor | None = None
+        self._batched = False
+        self._input_shapes: Mapping[str, tuple[int, ...]] = {}
+        self._output_shapes: Mapping[str, tuple[int, ...]] = {}
 
     @classmethod
     def load(cls, path: Path, model_version: str, options: SessionOptions) -> "OnnxSession":
@@ -86,6 +89,22 @@ class OnnxSession:
                 CPU.
         """
         return cls(*open_session(path, options), model_version)
+
+    def reshape(
+        self,
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+        *,
+        batched: bool,
+    ) -> None:
+        """From now on give these inputs and outputs another shape on their way in and out.
+
+        Args:
+            inputs: shapes for the graph, without the batch dimension.
+            outputs: shapes for the callers, without the batch dimension.
+            batched: whether there is a batch dimension, which stays as it is.
+        """
+        self._input_shapes, self._output_shapes, self._batched = inputs, outputs, batched
 
     def warm_up(
         self, samples: Iterable[WarmUpSample], budget_s: float, instances: int = 1
@@ -141,6 +160,8 @@ class OnnxSession:
 
     def _run(self, inputs: Tensors, outputs: tuple[str, ...]) -> BatchResult:
         names = outputs or self._output_names
+        if self._input_shapes:
+            inputs = {**inputs, **self._reshaped(inputs, self._input_shapes)}
         try:
             if self._string_inputs:
                 texts = {n: _each(bytes.decode, inputs[n]) for n in self._string_inputs}
@@ -151,7 +172,17 @@ class OnnxSession:
         answer = dict(zip(names, values, strict=True))
         for name in self._string_outputs.intersection(names):
             answer[name] = _each(str.encode, answer[name])
+        if self._output_shapes:
+            answer |= self._reshaped(answer, self._output_shapes)
         return BatchResult(answer, self._model_version)
+
+    def _reshaped(self, tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+        leading = 1 if self._batched else 0
+        return {
+            name: tensors[name].reshape((*tensors[name].shape[:leading], *shape))
+            for name, shape in shapes.items()
+            if name in tensors
+        }
 
 
 def _each(convert: Callable[[Any], Any], tensor: Tensor) -> Tensor:

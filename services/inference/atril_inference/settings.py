@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from atril_common.oip.controls import DEFAULT_MAX_LOAD_BYTES
 from atril_common.repository import is_model_name
 from atril_inference.control import ALL_MODELS, ControlMode
+from atril_inference.declaration import DEFAULT_MAX_BATCH_SIZE
 from atril_inference.session_options import ArenaStrategy, ConvolutionSearch, Device
 
 
@@ -25,6 +26,8 @@ class InferenceSettings(BaseSettings):
     """Seconds between two looks at the repository; a change is loaded once two looks agree."""
     load_models: str = ""
     """Under explicit control: what is loaded at the start, names with commas, or `*`."""
+    default_max_batch_size: int = Field(DEFAULT_MAX_BATCH_SIZE, ge=0, le=1 << 16)
+    """Of models that can be batched and have no configuration; 0 batches none of them."""
     max_model_bytes: int = Field(64 << 30, ge=1024)
     """Most that the files of one version, or of one load request, may hold."""
     device: Device = "cpu"

@@ -113,7 +113,7 @@ def wanted_versions(config: ModelConfig, present: Sequence[int]) -> list[int]:
 def _read(
     folder: ModelFolder, model_name: str, override: ModelConfig | None, *, temporary: bool
 ) -> ModelSource:
-    config = override or read_config(folder.path / CONFIG_FILE)
+    config = _config(folder.path) if override is None else override
     if config.name not in ("", model_name):
         raise InvalidInputError(
             f"{CONFIG_FILE} names model '{config.name}', but the folder is '{model_name}'"
@@ -128,6 +128,12 @@ def _read(
     shared = tuple(file for file in files if "/" not in str(file[0]) and file[0] != CONFIG_FILE)
     versions = tuple(VersionSource(n, (text, shared, _of_version(files, n))) for n in wanted)
     return ModelSource(folder, config, versions, temporary)
+
+
+def _config(folder: Path) -> ModelConfig:
+    """The configuration of a folder; an empty one, to be completed, where there is none."""
+    path = folder / CONFIG_FILE
+    return read_config(path) if path.exists() else ModelConfig()
 
 
 def _of_version(files: Fingerprint, number: int) -> Fingerprint:

@@ -120,13 +120,6 @@ async def test_a_configuration_that_is_no_text_is_refused(tmp_path: Path) -> Non
     assert "config.pbtxt" in await reason_of(tmp_path, version="")
 
 
-async def test_a_model_without_a_configuration_is_unavailable(tmp_path: Path) -> None:
-    """2.6: the reason names the file that is missing."""
-    folder = write_model(tmp_path, config(), {1: MODEL})
-    (folder / "config.pbtxt").unlink()
-    assert "config.pbtxt" in await reason_of(tmp_path, version="")
-
-
 def _rename_input(c: ModelConfig) -> None:
     c.input[0].name = "other"
 
@@ -137,14 +130,6 @@ def _rename_output(c: ModelConfig) -> None:
 
 def _surplus_input(c: ModelConfig) -> None:
     c.input.add(name="surplus", data_type=model_config_pb2.TYPE_FP32, dims=[1])
-
-
-def _no_inputs(c: ModelConfig) -> None:
-    del c.input[:]
-
-
-def _no_outputs(c: ModelConfig) -> None:
-    del c.output[:]
 
 
 def _other_dims(c: ModelConfig) -> None:
@@ -189,8 +174,6 @@ def _negative_batch(c: ModelConfig) -> None:
         (_rename_input, ["'other'", "'x'"]),
         (_rename_output, ["'other'", "'y'"]),
         (_surplus_input, ["'surplus'"]),
-        (_no_inputs, ["input", "'x'"]),
-        (_no_outputs, ["output", "'y'"]),
         (_other_dims, ["'x'", "[-1, 5]", "[-1, 4]"]),
         (_other_rank, ["'x'", "[-1, 4, 1]", "[-1, 4]"]),
         (_wider_dims, ["'x'", "[-1, -1]", "[-1, 4]"]),

@@ -27,6 +27,7 @@ from atril_common.errors import (
 )
 from atril_inference.control import ControlMode, ModelControl
 from atril_inference.engine import Engine
+from atril_inference.loader import LoadPolicy
 from atril_inference.manager import CHANGES_WAITING
 from atril_inference.repository import LocalRepository
 from atril_inference.session_options import SessionOptions
@@ -75,7 +76,7 @@ async def engine_over(
     root: Path, control: ModelControl = EXPLICIT, max_model_bytes: int = 1 << 20
 ) -> AsyncIterator[Engine]:
     """An engine that has started."""
-    engine = Engine(LocalRepository(root), CPU, 64, control, max_model_bytes)
+    engine = Engine(LocalRepository(root), CPU, 64, control, LoadPolicy(max_model_bytes))
     await engine.start()
     try:
         yield engine
