@@ -20,6 +20,7 @@ from atril_common.errors import NotFoundError, RefusedError
 from atril_common.model_config import read_config
 from atril_common.tasks import read_task
 from atril_inference.engine import Engine
+from atril_inference.repository import LocalRepository
 from atril_inference.session_options import SessionOptions
 from atril_models import Network
 from atril_training.card import Training, build_card, card_of_graph
@@ -173,7 +174,8 @@ async def test_the_engine_serves_variants_beside_their_model(repository: Path) -
         "deep-autoencoder-decoder",
     ):
         shutil.rmtree(repository / other)
-    engine = Engine(repository, SessionOptions(device="cpu", intra_op_threads=1), 8)
+    options = SessionOptions(device="cpu", intra_op_threads=1)
+    engine = Engine(LocalRepository(repository), options, 8)
     await engine.start()
     assert await engine.ready()
     picture = np.random.default_rng(0).random((1, 1, 32, 32), np.float32)
