@@ -1,6 +1,5 @@
 """What only the messages of gRPC can express (2.4, 2.8)."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -287,29 +286,6 @@ def test_reflection_lists_the_services(oip: OipServer) -> None:
         answer = next(stub.ServerReflectionInfo(iter([request])))
     names = {service.name for service in answer.list_services_response.service}
     assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
-
-
-Rpc = Callable[[Grpc], Any]
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda rpc: rpc.stub.ModelStatistics(pb.ModelStatisticsRequest()),
-        lambda rpc: rpc.stub.TraceSetting(pb.TraceSettingRequest()),
-        lambda rpc: rpc.stub.LogSettings(pb.LogSettingsRequest()),
-        lambda rpc: rpc.stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest()),
-    ],
-    ids=["ModelStatistics", "TraceSetting", "LogSettings", "SystemSharedMemoryStatus"],
-)
-def test_an_rpc_is_unimplemented_where_its_extension_is_not_listed(rpc: Grpc, call: Rpc) -> None:
-    """2.3 unsupported: UNIMPLEMENTED for what server metadata does not list."""
-    extensions = set(rpc.server_metadata()["extensions"])
-    if extensions & {"statistics", "trace", "logging", "system_shared_memory"}:
-        pytest.skip("the server lists more extensions than this step of the project")
-    with pytest.raises(Refusal) as refused:
-        rpc.ask(lambda: call(rpc))
-    assert refused.value.status is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_batch_of_strings_in_typed_contents_is_answered(rpc: Grpc) -> None:

@@ -145,6 +145,7 @@ class ServerProcess:
         self._http.should_exit = True
         await asyncio.gather(self._grpc.stop(_GRACE_S), self._serving)
         await self._application.controls.tracer.close()
+        self._application.controls.memory.close()
         self._metrics.shutdown()
         self._metrics.server_close()
         self._metrics_thread.join()

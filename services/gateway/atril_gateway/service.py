@@ -8,6 +8,7 @@ from atril_common.oip.controls import Controls
 from atril_common.oip.grpc_methods import oip_methods
 from atril_common.oip.http import oip_routes
 from atril_common.oip.http_infer import InferHandler
+from atril_common.oip.shared_memory import SharedMemory
 from atril_common.oip.tracing import Tracer
 from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
@@ -23,8 +24,12 @@ def create_application(
 ) -> Application:
     """Put every front over a core."""
     lifecycle = Lifecycle()
-    controls = Controls(tracer=Tracer(settings.trace_file), max_load_bytes=settings.max_load_bytes)
-    handler = InferHandler(core, telemetry, settings.max_body_bytes, controls.tracer)
+    controls = Controls(
+        tracer=Tracer(settings.trace_file),
+        memory=SharedMemory(enabled=settings.shared_memory),
+        max_load_bytes=settings.max_load_bytes,
+    )
+    handler = InferHandler(core, telemetry, settings.max_body_bytes, controls)
     app = create_app(core, settings, telemetry)
     app.router.routes.extend(oip_routes(core, lifecycle, handler, controls))
     return Application(

@@ -37,5 +37,7 @@ class GatewaySettings(BaseSettings):
     """How many requests with big pictures are decoded at once."""
     max_pending_decodes: int = Field(64, ge=1, le=4096)
     """How many requests with big pictures may be decoded or wait for it; more are refused."""
+    shared_memory: bool = True
+    """Whether clients on this machine may leave tensors in POSIX shared memory that they name."""
     drain_s: float = Field(5.0, ge=0, le=300)
     """How long to go on serving after readiness went false on SIGTERM."""

@@ -9,6 +9,7 @@ from atril_common.oip.controls import Controls
 from atril_common.oip.grpc_methods import oip_methods
 from atril_common.oip.http import create_oip_app
 from atril_common.oip.http_infer import InferHandler
+from atril_common.oip.shared_memory import SharedMemory
 from atril_common.oip.tracing import Tracer
 from atril_common.serving import Application, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
@@ -71,8 +72,12 @@ def create_application(settings: InferenceSettings, engine: Engine) -> Applicati
     """Mount the protocol over an engine."""
     lifecycle, telemetry = Lifecycle(), Telemetry()
     register_metrics(telemetry.registry, engine)
-    controls = Controls(tracer=Tracer(settings.trace_file), max_load_bytes=settings.max_load_bytes)
-    handler = InferHandler(engine, telemetry, settings.max_body_bytes, controls.tracer)
+    controls = Controls(
+        tracer=Tracer(settings.trace_file),
+        memory=SharedMemory(enabled=settings.shared_memory),
+        max_load_bytes=settings.max_load_bytes,
+    )
+    handler = InferHandler(engine, telemetry, settings.max_body_bytes, controls)
     return Application(
         core=engine,
         lifecycle=lifecycle,

@@ -60,6 +60,8 @@ class InferenceSettings(BaseSettings):
     """Largest load request; a model's files may travel in it."""
     trace_file: Path | None = None
     """Where the trace extension writes; without it no trace can be asked for."""
+    shared_memory: bool = True
+    """Whether clients on this machine may leave tensors in POSIX shared memory that they name."""
     drain_s: float = Field(5.0, ge=0, le=300)
     """How long to go on serving after readiness went false on SIGTERM."""
 

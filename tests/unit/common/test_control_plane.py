@@ -46,7 +46,7 @@ def controls() -> Controls:
 @pytest.fixture
 async def http(core: FakeCore, controls: Controls) -> AsyncIterator[httpx.AsyncClient]:
     """The HTTP front."""
-    handler = InferHandler(core, Telemetry(), 1024)
+    handler = InferHandler(core, Telemetry(), 1024, Controls())
     app = create_oip_app(core, Lifecycle(), handler, controls)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -116,7 +116,7 @@ def core() -> FakeCore:
 @pytest.fixture
 async def http(core: FakeCore) -> AsyncIterator[httpx.AsyncClient]:
     """The routes."""
-    handler = InferHandler(core, Telemetry(), 1024)
+    handler = InferHandler(core, Telemetry(), 1024, Controls())
     app = create_oip_app(core, Lifecycle(), handler, Controls())
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app), base_url="http://test"
@@ -195,7 +195,7 @@ async def test_a_fault_nobody_foresaw_tells_no_internals(
 async def test_a_caller_who_leaves_cancels_the_request(core: FakeCore) -> None:
     """2.9: the model is not asked for what nobody reads."""
     core.hold = True
-    handler = InferHandler(core, Telemetry(), 1024)
+    handler = InferHandler(core, Telemetry(), 1024, Controls())
     app = create_oip_app(core, Lifecycle(), handler, Controls())
     sent: list[Any] = []
     first = asyncio.Event()

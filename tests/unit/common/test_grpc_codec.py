@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 from atril_common.core import InferRequest, InferResponse
 from atril_common.errors import AtrilError
 from atril_common.oip.grpc_codec import (
+    AnswerTarget,
     decode_request,
     decode_response,
     encode_request,
@@ -78,7 +79,7 @@ def test_responses_are_raw_in_the_order_of_their_outputs(
     outputs: dict[str, Tensor], request_id: str
 ) -> None:
     """2.8: `raw_output_contents`, one entry per output, in the same order; the id is echoed."""
-    message = encode_response(InferResponse("model", "7", outputs), request_id)
+    message = encode_response(InferResponse("model", "7", outputs), AnswerTarget(request_id))
     assert (message.model_name, message.model_version, message.id) == ("model", "7", request_id)
     assert [o.name for o in message.outputs] == list(outputs)
     assert len(message.raw_output_contents) == len(outputs)
@@ -145,7 +146,7 @@ def test_a_written_request_is_read_as_it_was(request: InferRequest) -> None:
 @given(st.dictionaries(names, tensors(finite=False, utf8=False), max_size=3))
 def test_a_written_response_is_read_as_it_was(outputs: dict[str, Tensor]) -> None:
     """2.8: what a replica answers arrives as it was."""
-    response = decode_response(encode_response(InferResponse("model", "7", outputs), "id"))
+    response = decode_response(encode_response(InferResponse("model", "7", outputs)))
     assert (response.model_name, response.model_version) == ("model", "7")
     assert list(response.outputs) == list(outputs)
     assert all(same(response.outputs[name], tensor) for name, tensor in outputs.items())
@@ -156,7 +157,7 @@ def test_a_damaged_response_raises_nothing_but_an_atril_error(
     tensor: Tensor, data: st.DataObject
 ) -> None:
     """2.8: a replica that answers nonsense is an error of ours, never a failure."""
-    message = encode_response(InferResponse("model", "7", {"y": tensor}), "id")
+    message = encode_response(InferResponse("model", "7", {"y": tensor}))
     if data.draw(st.booleans()):
         message.raw_output_contents.append(b"")
     message.outputs[0].datatype = data.draw(st.sampled_from([*DTYPES, "BF16", ""]))

@@ -16,6 +16,7 @@ from atril_common.errors import InvalidInputError, NotFoundError
 from atril_common.h2grpc.messages import RpcStatusError
 from atril_common.h2grpc.rpc import RpcContext
 from atril_common.oip import grpc_stream
+from atril_common.oip.controls import Controls
 from atril_common.oip.grpc_stream import StreamInfer
 from atril_common.telemetry import Telemetry
 
@@ -74,7 +75,7 @@ class Client:
     def __init__(self, core: Any, metadata: dict[str, str | bytes] | None = None) -> None:
         self.requests: asyncio.Queue[Any] = asyncio.Queue()
         context = RpcContext(MappingProxyType(metadata or {}), None, "test")
-        self.answers = StreamInfer(core, Telemetry()).handle(self._sent(), context)
+        self.answers = StreamInfer(core, Telemetry(), Controls()).handle(self._sent(), context)
 
     async def _sent(self) -> AsyncIterator[Any]:
         while (message := await self.requests.get()) is not None:

@@ -10,6 +10,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from atril_common.core import InferRequest, InferResponse
+from atril_common.oip.controls import Controls
 from atril_common.oip.http_infer import InferHandler
 from atril_common.oip.http_protocol import InferProtocol
 from atril_common.telemetry import Telemetry
@@ -77,7 +78,7 @@ async def _no_app(scope: Any, receive: Any, send: Any) -> None:
 
 def connect(core: FakeCore, transport: FakeTransport) -> InferProtocol:
     """A connection to a server with that core."""
-    handler = InferHandler(core, Telemetry(), 1 << 20)  # type: ignore[arg-type]  # all it needs
+    handler = InferHandler(core, Telemetry(), 1 << 20, Controls())  # type: ignore[arg-type]  # all it needs
     config = uvicorn.Config(_no_app, log_config=None, access_log=False)
     protocol = InferProtocol(
         handler=handler, config=config, server_state=ServerState(), app_state={}

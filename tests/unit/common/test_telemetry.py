@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from atril_common.core import InferRequest
 from atril_common.errors import ErrorKind, NotFoundError
 from atril_common.histogram import Histogram
+from atril_common.oip.controls import Controls
 from atril_common.oip.http_infer import InferHandler
 from atril_common.telemetry import Telemetry
 
@@ -61,7 +62,7 @@ class _EmptyCore:
 def test_a_malformed_request_to_a_model_that_is_not_there_adds_no_series() -> None:
     """Labels stay in their closed set when the body is wrong as well as the name."""
     telemetry = Telemetry()
-    handler = InferHandler(_EmptyCore(), telemetry, 1024)  # type: ignore[arg-type]  # all it needs
+    handler = InferHandler(_EmptyCore(), telemetry, 1024, Controls())  # type: ignore[arg-type]
     for i in range(3):
         handler.begin(f"guess{i}", "", b"{", None)
         handler.too_large(f"guess{i}")

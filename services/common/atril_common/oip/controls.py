@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from atril_common.oip.log_settings import LogSettings
+from atril_common.oip.shared_memory import SharedMemory
 from atril_common.oip.tracing import Tracer
 
 DEFAULT_MAX_LOAD_BYTES = 256 * 1024 * 1024
@@ -16,9 +17,11 @@ class Controls:
     Attributes:
         log: what of the process's log is written.
         tracer: whose requests' timestamps are written, and where.
+        memory: regions of shared memory that clients have registered.
         max_load_bytes: largest body of a load request.
     """
 
     log: LogSettings = field(default_factory=LogSettings)
     tracer: Tracer = field(default_factory=Tracer)
+    memory: SharedMemory = field(default_factory=lambda: SharedMemory(enabled=True))
     max_load_bytes: int = DEFAULT_MAX_LOAD_BYTES

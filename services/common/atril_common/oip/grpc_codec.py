@@ -1,6 +1,8 @@
 """Inference requests and responses as the protocol's gRPC messages."""
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
@@ -19,6 +21,14 @@ from atril_common.oip.parameters import (
     options_from_parameters,
     parameters_from_options,
     sequence_parameters,
+)
+from atril_common.oip.shared_memory import (
+    NO_SHARED_MEMORY,
+    RegionSlice,
+    SharedMemory,
+    placed_parameters,
+    require_placeable,
+    slice_from_parameters,
 )
 from atril_common.tensors import (
     DATATYPES,
@@ -47,20 +57,58 @@ _CONTENTS = {
 """Field of `InferTensorContents` that carries each datatype; FP16 and BF16 travel only raw."""
 
 
-def decode_request(message: Any) -> InferRequest:
+_NO_REGIONS: Mapping[str, RegionSlice] = MappingProxyType({})
+
+
+class AnswerTarget(NamedTuple):
+    """How the answer to a request is to be written.
+
+    `request_id` is echoed, and so is the sequence of `options`; `regions` are the places of outputs
+    in shared memory.
+    """
+
+    request_id: str = ""
+    options: RequestOptions = NO_OPTIONS
+    regions: Mapping[str, RegionSlice] = _NO_REGIONS
+    memory: SharedMemory = NO_SHARED_MEMORY
+
+    @classmethod
+    def of(cls, message: Any, options: RequestOptions, memory: SharedMemory) -> "AnswerTarget":
+        """What a `ModelInferRequest` wants of its answer.
+
+        Raises:
+            AtrilError: an output is to go where there is no shared memory, or with classes in it.
+        """
+        regions = _NO_REGIONS
+        if any(output.parameters for output in message.outputs):
+            regions = _regions(message.outputs, "output")
+            for name, where in regions.items():
+                require_placeable(name, where, options.classification, memory)
+        return cls(message.id, options, regions, memory)
+
+
+def decode_request(message: Any, memory: SharedMemory = NO_SHARED_MEMORY) -> InferRequest:
     """Read a `ModelInferRequest`.
 
+    Args:
+        message: the request.
+        memory: where inputs may be that are neither raw nor typed.
+
     Raises:
-        InvalidInputError: the text names the tensor, what came and what was expected.
+        AtrilError: the text names the tensor, what came and what was expected.
     """
     raw = message.raw_input_contents
-    if raw and len(raw) != len(message.inputs):
-        raise InvalidInputError(
-            f"expected one raw_input_contents entry for each of the {len(message.inputs)} inputs, "
-            f"got {len(raw)}"
-        )
+    regions = _NO_REGIONS
+    if len(raw) != len(message.inputs):
+        regions = _regions(message.inputs, "input")
+        if raw and len(raw) != len(message.inputs) - len(regions):
+            raise InvalidInputError(
+                f"expected one raw_input_contents entry for each of the {len(message.inputs)} "
+                f"inputs that is not in shared memory, got {len(raw)}"
+            )
+    contents = iter(raw)
     inputs: dict[str, Tensor] = {}
-    for position, tensor in enumerate(message.inputs):
+    for tensor in message.inputs:
         name = tensor.name
         if name in inputs:
             raise InvalidInputError(f"input '{name}' is given twice")
@@ -69,14 +117,17 @@ def decode_request(message: Any) -> InferRequest:
             raise InvalidInputError(
                 f"shape of input '{name}' must not be negative, got {list(shape)}"
             )
-        if not raw:
+        placed = name in regions
+        if not raw and not placed:
             inputs[name] = _from_contents(tensor, shape)
             continue
         if tensor.HasField("contents"):
             raise InvalidInputError(
-                f"contents field must not be specified when using raw_input_contents for '{name}'"
+                f"contents field must not be specified when using raw_input_contents or shared "
+                f"memory for '{name}'"
             )
-        inputs[name] = tensor_from_bytes(raw[position], tensor.datatype, shape, name=name)
+        data = memory.read(regions[name]) if placed else next(contents)
+        inputs[name] = tensor_from_bytes(data, tensor.datatype, shape, name=name)
     outputs = tuple([output.name for output in message.outputs])
     if len(outputs) > 1 and len(set(outputs)) < len(outputs):
         raise InvalidInputError(f"an output is requested twice: {list(outputs)}")
@@ -85,22 +136,28 @@ def decode_request(message: Any) -> InferRequest:
     )
 
 
-def encode_response(
-    response: InferResponse, request_id: str, options: RequestOptions = NO_OPTIONS
-) -> Any:
+def encode_response(response: InferResponse, target: AnswerTarget = AnswerTarget()) -> Any:  # noqa: B008  # immutable
     """Write a `ModelInferResponse`: every output raw, in the order of `outputs`.
 
-    Args:
-        response: what the model answered.
-        request_id: is echoed.
-        options: of the request; the answer names the sequence that it belongs to.
+    Outputs in shared memory have an empty raw entry, so that the others keep their places.
+
+    Raises:
+        AtrilError: an output does not fit into its place in shared memory.
     """
+    request_id, options, regions, memory = target
     message = pb.ModelInferResponse(
         model_name=response.model_name, model_version=response.model_version, id=request_id
     )
     for name, tensor in response.outputs.items():
-        message.outputs.add(name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
-        message.raw_output_contents.append(tensor_to_bytes(tensor))
+        output = message.outputs.add(
+            name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape
+        )
+        data = tensor_to_bytes(tensor)
+        if name in regions:
+            memory.write(regions[name], data, output=name)
+            _set_parameters(output.parameters, placed_parameters(regions[name], len(data)))
+            data = b""
+        message.raw_output_contents.append(data)
     if options.sequence is not None:
         _set_parameters(message.parameters, sequence_parameters(options.sequence))
     return message
@@ -128,7 +185,22 @@ def _options(message: Any) -> RequestOptions:
     return options_from_parameters(parameters, tuple(counts))
 
 
-def _set_parameters(parameters: Any, values: dict[str, ParameterValue]) -> None:
+def _regions(tensors: Any, what: str) -> Mapping[str, RegionSlice]:
+    """The inputs or outputs that are in shared memory."""
+    regions = {}
+    for tensor in tensors:
+        if "shared_memory_region" in tensor.parameters:
+            parameters = parameters_from_message(tensor)
+            regions[tensor.name] = slice_from_parameters(
+                parameters["shared_memory_region"],
+                parameters.get("shared_memory_offset"),
+                parameters.get("shared_memory_byte_size"),
+                what=f"{what} '{tensor.name}'",
+            )
+    return regions
+
+
+def _set_parameters(parameters: Any, values: Mapping[str, ParameterValue]) -> None:
     for name, value in values.items():
         if isinstance(value, bool):
             parameters[name].bool_param = value

@@ -6,16 +6,16 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from atril_common.core import InferenceCore, InferResponse, RequestOptions
+from atril_common.core import InferenceCore, InferResponse
 from atril_common.errors import AtrilError, ErrorKind
 from atril_common.h2grpc.rpc import Method, RpcContext, StreamMethod, UnaryMethod
 from atril_common.lifecycle import Lifecycle
 from atril_common.oip.controls import Controls
-from atril_common.oip.grpc_codec import decode_request, encode_response
+from atril_common.oip.grpc_codec import AnswerTarget, decode_request, encode_response
 from atril_common.oip.grpc_control import SERVICE, control_methods, to_bytes
+from atril_common.oip.grpc_shared_memory import shared_memory_methods
 from atril_common.oip.grpc_stream import StreamInfer
 from atril_common.oip.server import ServerMetadata, is_ready
-from atril_common.oip.tracing import Tracer
 from atril_common.telemetry import Telemetry
 
 METHOD = "grpc_infer"
@@ -25,8 +25,8 @@ def oip_methods(
     core: InferenceCore, lifecycle: Lifecycle, telemetry: Telemetry, controls: Controls
 ) -> tuple[Method, ...]:
     """The protocol's methods over a core."""
-    front = _GrpcFront(core, lifecycle)
-    infer = _Infer(core, telemetry, controls.tracer)
+    front = _GrpcFront(core, lifecycle, ServerMetadata.of(controls))
+    infer = _Infer(core, telemetry, controls)
     handlers: dict[str, tuple[Any, Any]] = {
         "ServerLive": (pb.ServerLiveRequest, front.server_live),
         "ServerReady": (pb.ServerReadyRequest, front.server_ready),
@@ -43,15 +43,21 @@ def oip_methods(
     stream = StreamMethod(
         f"/{SERVICE}/ModelStreamInfer",
         pb.ModelInferRequest.FromString,
-        StreamInfer(core, telemetry).handle,
+        StreamInfer(core, telemetry, controls).handle,
     )
-    return (*described, stream, *control_methods(core, controls))
+    return (
+        *described,
+        stream,
+        *control_methods(core, controls),
+        *shared_memory_methods(controls.memory),
+    )
 
 
 class _GrpcFront:
     """Health and descriptions."""
 
-    def __init__(self, core: InferenceCore, lifecycle: Lifecycle) -> None:
+    def __init__(self, core: InferenceCore, lifecycle: Lifecycle, server: ServerMetadata) -> None:
+        self._server = server
         self._core = core
         self._lifecycle = lifecycle
 
@@ -67,7 +73,7 @@ class _GrpcFront:
         return to_bytes(pb.ModelReadyResponse(ready=ready))
 
     async def server_metadata(self, _request: Any, _context: RpcContext) -> bytes:
-        return to_bytes(pb.ServerMetadataResponse(**ServerMetadata()._asdict()))
+        return to_bytes(pb.ServerMetadataResponse(**self._server._asdict()))
 
     async def model_metadata(self, request: Any, _context: RpcContext) -> bytes:
         metadata = await self._core.metadata(request.name, request.version)
@@ -90,10 +96,11 @@ class _GrpcFront:
 class _Infer:
     """ModelInfer, without a task of its own."""
 
-    def __init__(self, core: InferenceCore, telemetry: Telemetry, tracer: Tracer) -> None:
+    def __init__(self, core: InferenceCore, telemetry: Telemetry, controls: Controls) -> None:
         self._core = core
         self._telemetry = telemetry
-        self._tracer = tracer
+        self._tracer = controls.tracer
+        self._memory = controls.memory
 
     def handle(self, message: Any, context: RpcContext) -> asyncio.Future[bytes]:
         """Submit a request; the future resolves to the encoded answer.
@@ -103,7 +110,8 @@ class _Infer:
         """
         started_s = time.monotonic()
         try:
-            request = decode_request(message)
+            request = decode_request(message, self._memory)
+            target = AnswerTarget.of(message, request.options, self._memory)
             if context.deadline_s is not None:
                 request = request._replace(deadline_s=context.deadline_s)
             if self._tracer.on:
@@ -115,9 +123,8 @@ class _Infer:
             self._observe(message.model_name, err.kind, started_s)
             raise
         answer: asyncio.Future[bytes] = future.get_loop().create_future()
-        options = request.options
         future.add_done_callback(
-            lambda done: self._answer(answer, done, message, options, started_s)
+            lambda done: self._answer(answer, done, message, target, started_s)
         )
         answer.add_done_callback(lambda ended: future.cancel() if ended.cancelled() else None)
         return answer
@@ -127,7 +134,7 @@ class _Infer:
         answer: asyncio.Future[bytes],
         done: asyncio.Future[InferResponse],
         message: Any,
-        options: RequestOptions,
+        target: AnswerTarget,
         started_s: float,
     ) -> None:
         """Encode what the core answered, for a caller who may have gone."""
@@ -140,7 +147,11 @@ class _Infer:
             if not answer.done():
                 answer.set_exception(error)
         elif not answer.done():
-            answer.set_result(to_bytes(encode_response(done.result(), message.id, options)))
+            try:
+                answer.set_result(to_bytes(encode_response(done.result(), target)))
+            except AtrilError as err:
+                kind = err.kind
+                answer.set_exception(err)
         self._observe(message.model_name, kind, started_s)
 
     def _observe(self, model_name: str, kind: ErrorKind | None, started_s: float) -> None:

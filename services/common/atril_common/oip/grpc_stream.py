@@ -16,7 +16,8 @@ from atril_common.core import InferenceCore, InferRequest, InferResponse
 from atril_common.errors import AtrilError, ErrorKind
 from atril_common.h2grpc.messages import RpcStatusError
 from atril_common.h2grpc.rpc import RpcContext, status_of
-from atril_common.oip.grpc_codec import decode_request, encode_response
+from atril_common.oip.controls import Controls
+from atril_common.oip.grpc_codec import AnswerTarget, decode_request, encode_response
 from atril_common.oip.parameters import EMPTY_FINAL_RESPONSE, FINAL_RESPONSE
 from atril_common.telemetry import Telemetry
 
@@ -33,15 +34,16 @@ _TRUE_STATUS = "triton_grpc_error"
 class StreamInfer:
     """The RPC, over a core."""
 
-    def __init__(self, core: InferenceCore, telemetry: Telemetry) -> None:
+    def __init__(self, core: InferenceCore, telemetry: Telemetry, controls: Controls) -> None:
         self._core = core
         self._telemetry = telemetry
+        self._controls = controls
 
     async def handle(
         self, requests: AsyncIterator[Any], context: RpcContext
     ) -> AsyncIterator[bytes]:
         """Answer a stream; ending the iteration cancels what has not been answered."""
-        stream = _Stream(self._core, self._telemetry, context)
+        stream = _Stream(self._core, self._telemetry, self._controls, context)
         reading = asyncio.create_task(stream.read(requests))
         try:
             while (message := await stream.unsent.get()) is not None:
@@ -55,9 +57,17 @@ class StreamInfer:
 class _Stream:
     """One stream: what is under way, and what waits to be sent."""
 
-    def __init__(self, core: InferenceCore, telemetry: Telemetry, context: RpcContext) -> None:
+    def __init__(
+        self,
+        core: InferenceCore,
+        telemetry: Telemetry,
+        controls: Controls,
+        context: RpcContext,
+    ) -> None:
         self._core = core
         self._telemetry = telemetry
+        self._tracer = controls.tracer
+        self._memory = controls.memory
         self._deadline_s = context.deadline_s
         self._true_status = context.metadata.get(_TRUE_STATUS) == "true"
         self._places = asyncio.Semaphore(MAX_IN_FLIGHT)
@@ -91,7 +101,7 @@ class _Stream:
         asked: InferRequest | Exception
         decoupled = False
         try:
-            asked = decode_request(message)._replace(deadline_s=self._deadline_s)
+            asked = decode_request(message, self._memory)._replace(deadline_s=self._deadline_s)
             config = await self._core.config(asked.model_name, asked.model_version)
             decoupled = config.model_transaction_policy.decoupled
         except Exception as err:  # noqa: BLE001  # told when it is this request's turn
@@ -123,7 +133,8 @@ class _Stream:
         try:
             if isinstance(asked, Exception):
                 raise asked
-            answer = _answer(message, asked, await self._core.infer(asked), final=True)
+            target = AnswerTarget.of(message, asked.options, self._memory)
+            answer = _answer(await self._infer(asked, message.id, started_s), target, final=True)
         except BaseException as err:
             self._observe(message, err, started_s)
             if not isinstance(err, Exception):
@@ -140,9 +151,10 @@ class _Stream:
         responses = cast(AsyncGenerator[InferResponse, None], self._core.stream(request))
         end: bytes | Exception | None
         try:
+            target = AnswerTarget.of(message, request.options, self._memory)
             async with aclosing(responses):
                 async for response in responses:
-                    await self._send(message, _answer(message, request, response, final=False))
+                    await self._send(message, _answer(response, target, final=False))
             end = _empty_final(message)
         except BaseException as err:
             self._observe(message, err, started_s)
@@ -153,6 +165,14 @@ class _Stream:
             self._observe(message, None, started_s)
         if end is not None:
             await self._send(message, end)
+
+    def _infer(
+        self, request: InferRequest, request_id: str, started_s: float
+    ) -> asyncio.Future[InferResponse]:
+        if not self._tracer.on:
+            return self._core.infer(request)
+        received = ("GRPC_WAITREAD_END", int(started_s * 1e9))
+        return self._tracer.infer(self._core, request, request_id, received)
 
     async def _send(self, message: Any, answer: bytes | Exception) -> None:
         if isinstance(answer, bytes):
@@ -177,8 +197,8 @@ class _Stream:
         self._telemetry.observe(METHOD, message.model_name, kind, elapsed_s)
 
 
-def _answer(message: Any, request: InferRequest, response: InferResponse, *, final: bool) -> bytes:
-    answer = encode_response(response, message.id, request.options)
+def _answer(response: InferResponse, target: AnswerTarget, *, final: bool) -> bytes:
+    answer = encode_response(response, target)
     answer.parameters[FINAL_RESPONSE].bool_param = final
     data: bytes = pb.ModelStreamInferResponse(infer_response=answer).SerializeToString()
     return data

@@ -28,6 +28,7 @@ from atril_common.oip.http_coding import INLINE_BYTES, coding_of, inflated
 from atril_common.oip.http_control import control_endpoints
 from atril_common.oip.http_generate import generate_endpoints
 from atril_common.oip.http_infer import InferHandler, WireResponse
+from atril_common.oip.http_shared_memory import shared_memory_endpoints
 from atril_common.oip.server import ServerMetadata, is_ready
 
 _MODEL = "/v2/models/{model_name}"
@@ -37,8 +38,8 @@ _VERSION = _MODEL + "/versions/{model_version}"
 def oip_routes(
     core: InferenceCore, lifecycle: Lifecycle, handler: InferHandler, controls: Controls
 ) -> list[Route]:
-    """The protocol's routes (H01-H14, H17, H18) over a core."""
-    front = _HttpFront(core, lifecycle, handler)
+    """The protocol's routes (H01-H18) over a core."""
+    front = _HttpFront(core, lifecycle, handler, ServerMetadata.of(controls))
     endpoints: Endpoints = [
         ("/v2/health/live", front.live, "GET"),
         ("/v2/health/ready", front.ready, "GET"),
@@ -46,6 +47,7 @@ def oip_routes(
         ("/v2/", front.server_metadata, "GET"),
         *control_endpoints(core, controls),
         *generate_endpoints(core, handler.telemetry, handler.max_body_bytes),
+        *shared_memory_endpoints(controls.memory),
     ]
     for base in (_MODEL, _VERSION):
         endpoints += [
@@ -78,7 +80,14 @@ async def http_exception(_: Request, error: Exception) -> Response:
 class _HttpFront:
     """Health, descriptions and inference."""
 
-    def __init__(self, core: InferenceCore, lifecycle: Lifecycle, handler: InferHandler) -> None:
+    def __init__(
+        self,
+        core: InferenceCore,
+        lifecycle: Lifecycle,
+        handler: InferHandler,
+        server: ServerMetadata,
+    ) -> None:
+        self._server = server
         self._core = core
         self._lifecycle = lifecycle
         self._handler = handler
@@ -90,7 +99,7 @@ class _HttpFront:
         return Response(status_code=200 if await is_ready(self._core, self._lifecycle) else 503)
 
     async def server_metadata(self, _: Request) -> Response:
-        return json_response(ServerMetadata()._asdict())
+        return json_response(self._server._asdict())
 
     async def metadata(self, request: Request) -> Response:
         return json_response(_metadata_json(await self._core.metadata(*target(request))))

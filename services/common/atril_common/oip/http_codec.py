@@ -13,6 +13,12 @@ from atril_common.errors import InvalidInputError
 from atril_common.oip.http_header import RequestHeader, parse_header
 from atril_common.oip.json_tensors import json_from_tensor, tensor_from_json
 from atril_common.oip.parameters import sequence_parameters
+from atril_common.oip.shared_memory import (
+    NO_SHARED_MEMORY,
+    SharedMemory,
+    placed_parameters,
+    require_placeable,
+)
 from atril_common.tensors import DATATYPES, Tensor, tensor_from_bytes, tensor_to_bytes
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -34,7 +40,11 @@ class EncodedResponse(NamedTuple):
 
 
 def decode_request(
-    model_name: str, model_version: str, body: bytes, header_length: int | None
+    model_name: str,
+    model_version: str,
+    body: bytes,
+    header_length: int | None,
+    memory: SharedMemory = NO_SHARED_MEMORY,
 ) -> DecodedRequest:
     """Read an inference request.
 
@@ -43,9 +53,10 @@ def decode_request(
         model_version: from the path; empty for the highest.
         body: JSON, followed by the binary tensors if `header_length` is given.
         header_length: value of `Inference-Header-Content-Length`.
+        memory: where tensors may be that are neither in the JSON nor behind it.
 
     Raises:
-        InvalidInputError: the text names the field, what came and what was expected.
+        AtrilError: the text names the field, what came and what was expected.
     """
     if header_length is None:
         header, offset = parse_header(body), len(body)
@@ -57,9 +68,12 @@ def decode_request(
         )
     view = memoryview(body)
     inputs: dict[str, Tensor] = {}
-    for name, datatype, shape, data, size in header.inputs:
+    for name, datatype, shape, data, size, region in header.inputs:
         if size is None:
-            inputs[name] = tensor_from_json(data, datatype, shape, name)
+            if region is None:
+                inputs[name] = tensor_from_json(data, datatype, shape, name)
+            else:
+                inputs[name] = tensor_from_bytes(memory.read(region), datatype, shape, name=name)
             continue
         end = offset + size
         if end > len(body):
@@ -73,16 +87,21 @@ def decode_request(
         raise InvalidInputError(
             f"unexpected additional input data: {len(body) - offset} bytes beyond the inputs"
         )
+    for name, place in header.regions.items():
+        require_placeable(name, place, header.options.classification, memory)
     request = InferRequest(model_name, inputs, model_version, header.outputs, None, header.options)
     return DecodedRequest(request, header)
 
 
-def encode_response(response: InferResponse, header: RequestHeader) -> EncodedResponse:
+def encode_response(
+    response: InferResponse, header: RequestHeader, memory: SharedMemory = NO_SHARED_MEMORY
+) -> EncodedResponse:
     """Write an inference response in the form that its request asked for.
 
     Raises:
         InvalidInputError: an output cannot be written as JSON; the text advises to ask for binary
             data.
+        AtrilError: an output does not fit into its place in shared memory.
     """
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
@@ -92,7 +111,11 @@ def encode_response(response: InferResponse, header: RequestHeader) -> EncodedRe
             "datatype": DATATYPES[tensor.dtype],
             "shape": tensor.shape,
         }
-        if header.binary.get(name, header.binary_default):
+        if name in header.regions:
+            blob, place = tensor_to_bytes(tensor), header.regions[name]
+            memory.write(place, blob, output=name)
+            output["parameters"] = placed_parameters(place, len(blob))
+        elif header.binary.get(name, header.binary_default):
             blob = tensor_to_bytes(tensor)
             output["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)

@@ -4,7 +4,9 @@ Clients that send binary tensors repeat the same JSON byte for byte, so small he
 remembered.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
@@ -14,27 +16,33 @@ from atril_common.errors import InvalidInputError, sample
 from atril_common.oip.json_depth import check_depth
 from atril_common.oip.json_message import read_message
 from atril_common.oip.parameters import class_count, options_from_parameters
+from atril_common.oip.shared_memory import RegionSlice, slice_from_parameters
 
 _MAX_RANK = 32
 _MAX_REMEMBERED_BYTES = 2048
 _REMEMBERED = 512
 
 
+_NO_REGIONS: Mapping[str, RegionSlice] = MappingProxyType({})
+
+
 class InputHeader(NamedTuple):
-    """One input: its tensor is `data`, or the next `binary_size` bytes after the header."""
+    """One input: its tensor is `data`, the next `binary_size` bytes, or in shared memory."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     data: object
     binary_size: int | None
+    region: RegionSlice | None
 
 
 class RequestHeader(NamedTuple):
     """An inference request but for its binary tensors.
 
     `binary` says of each requested output whether it should travel as bytes; `binary_default` says
-    it of all outputs when none is requested by name. `options` is what the parameters ask for.
+    it of all outputs when none is requested by name. `options` is what the parameters ask for,
+    `regions` the places of outputs in shared memory.
     """
 
     request_id: str
@@ -43,6 +51,7 @@ class RequestHeader(NamedTuple):
     binary: dict[str, bool]
     binary_default: bool
     options: RequestOptions = NO_OPTIONS
+    regions: Mapping[str, RegionSlice] = _NO_REGIONS
 
 
 def parse_header(head: bytes) -> RequestHeader:
@@ -79,7 +88,10 @@ def _parse(head: bytes) -> RequestHeader:
     outputs = _list(message, "outputs") or []
     binary = _outputs(outputs, binary_default)
     options = _options(parameters, outputs)
-    return RequestHeader(request_id, inputs, tuple(binary), binary, binary_default, options)
+    regions = _regions(outputs)
+    return RequestHeader(
+        request_id, inputs, tuple(binary), binary, binary_default, options, regions
+    )
 
 
 _parse_remembered = lru_cache(_REMEMBERED)(_parse)
@@ -99,18 +111,44 @@ def _input(entry: dict[str, Any]) -> InputHeader:
                 f"Unable to parse 'shape' of input '{name}': expected non-negative integers, got "
                 f"{sample(dim)}"
             )
-    size = _parameters(entry, f"input '{name}'").get("binary_data_size")
-    if (size is None) == ("data" not in entry):
+    parameters = _parameters(entry, f"input '{name}'")
+    size = parameters.get("binary_data_size")
+    region = _region(parameters, f"input '{name}'") if parameters else None
+    if ("data" in entry) + (size is not None) + (region is not None) != 1:
         raise InvalidInputError(
-            f"must set only one of 'data' and parameter 'binary_data_size' for input '{name}', got "
-            f"{'neither' if size is None else 'both'}"
+            f"must set only one of 'data', parameter 'binary_data_size' and parameter "
+            f"'shared_memory_region' for input '{name}', got "
+            f"{'several' if 'data' in entry or region or size is not None else 'none'}"
         )
     if size is not None and (type(size) is not int or size < 0):
         raise InvalidInputError(
             f"Unable to parse 'binary_data_size' of input '{name}': expected a non-negative "
             f"integer, got {sample(size)}"
         )
-    return InputHeader(name, datatype, tuple(shape), entry.get("data"), size)
+    return InputHeader(name, datatype, tuple(shape), entry.get("data"), size, region)
+
+
+def _region(parameters: dict[str, Any], what: str) -> RegionSlice | None:
+    """Where in shared memory a tensor is, if it is there."""
+    if "shared_memory_region" not in parameters:
+        return None
+    return slice_from_parameters(
+        parameters["shared_memory_region"],
+        parameters.get("shared_memory_offset"),
+        parameters.get("shared_memory_byte_size"),
+        what=what,
+    )
+
+
+def _regions(outputs: list[dict[str, Any]]) -> Mapping[str, RegionSlice]:
+    """The places of outputs in shared memory."""
+    regions = {}
+    for entry in outputs:
+        name = entry["name"]
+        region = _region(entry.get("parameters") or _NO_PARAMETERS, f"output '{name}'")
+        if region is not None:
+            regions[name] = region
+    return regions or _NO_REGIONS
 
 
 def _outputs(entries: list[dict[str, Any]], binary_default: bool) -> dict[str, bool]:

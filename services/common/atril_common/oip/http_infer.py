@@ -17,11 +17,11 @@ from atril_common.errors import (
     TooLargeError,
     UnsupportedMediaTypeError,
 )
+from atril_common.oip.controls import Controls
 from atril_common.oip.http_codec import decode_request, encode_response
 from atril_common.oip.http_coding import CODINGS, deflated, wanted_coding
 from atril_common.oip.http_header import RequestHeader
 from atril_common.oip.raw_request import RAW_HEADER, raw_request
-from atril_common.oip.tracing import Tracer
 from atril_common.status import RETRY_AFTER_S, STATUS
 from atril_common.telemetry import Telemetry
 
@@ -85,11 +85,12 @@ class InferHandler:
         core: InferenceCore,
         telemetry: Telemetry,
         max_body_bytes: int,
-        tracer: Tracer | None = None,
+        controls: Controls,
     ) -> None:
         self._core = core
         self.telemetry = telemetry
-        self._tracer = tracer or Tracer()
+        self._tracer = controls.tracer
+        self._memory = controls.memory
         self.max_body_bytes = max_body_bytes
 
     def begin(
@@ -102,7 +103,7 @@ class InferHandler:
             if length == 0:
                 raw = self._infer_raw(model_name, model_version, body, started_s)
                 return Accepted(asyncio.ensure_future(raw), RAW_HEADER, model_name, started_s)
-            request, header = decode_request(model_name, model_version, body, length)
+            request, header = decode_request(model_name, model_version, body, length, self._memory)
             if self._tracer.on:
                 future = self._traced(request, header.request_id, started_s)
             else:
@@ -117,7 +118,7 @@ class InferHandler:
         if future.cancelled():
             return self._failure(CancelledRequestError("cancelled"), model_name, started_s)
         try:
-            body, header_length = encode_response(future.result(), header)
+            body, header_length = encode_response(future.result(), header, self._memory)
         except Exception as err:  # noqa: BLE001  # answered and logged in _failure
             return self._failure(err, model_name, started_s)
         self.telemetry.observe(METHOD, model_name, None, time.monotonic() - started_s)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from atril_common.core import InferenceCore
 from atril_common.lifecycle import Lifecycle
+from atril_common.oip.controls import Controls
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -24,6 +25,12 @@ class ServerMetadata(NamedTuple):
     name: str = "atril"
     version: str = package_version("atril")
     extensions: tuple[str, ...] = EXTENSIONS
+
+    @classmethod
+    def of(cls, controls: Controls) -> "ServerMetadata":
+        """With what the server's own settings add or leave out."""
+        optional = ("system_shared_memory",) if controls.memory.enabled else ()
+        return cls(extensions=(*EXTENSIONS, *optional))
 
 
 async def is_ready(core: InferenceCore, lifecycle: Lifecycle) -> bool:
