@@ -23,10 +23,11 @@ _OUTPUT = "probabilities"
 
 
 class Addresses(NamedTuple):
-    """Where a server answers."""
+    """Where a server answers, and its processes."""
 
     http: str
     grpc: str
+    pids: tuple[int, ...] = ()
 
 
 class Digit(NamedTuple):
@@ -86,6 +87,34 @@ def targets(addresses: Addresses, sent: Digit) -> list[Target]:
             http1=False,
         ),
     ]
+
+
+def binary_target(
+    http: str, model: str, tensor: str, rows: NDArray[np.float32], output: str
+) -> Target:
+    """Rows for any model as an HTTP binary request; the answer is binary, too."""
+    header = orjson.dumps(
+        {
+            "inputs": [
+                {
+                    "name": tensor,
+                    "shape": list(rows.shape),
+                    "datatype": "FP32",
+                    "parameters": {"binary_data_size": rows.nbytes},
+                }
+            ],
+            "outputs": [{"name": output, "parameters": {"binary_data": True}}],
+        }
+    )
+    return Target(
+        name=model,
+        url=f"http://{http}/v2/models/{model}/infer",
+        body=header + rows.tobytes(),
+        headers={
+            "content-type": "application/octet-stream",
+            "inference-header-content-length": str(len(header)),
+        },
+    )
 
 
 def grpc_request(sent: Digit) -> pb.ModelInferRequest:
