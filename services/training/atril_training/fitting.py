@@ -208,7 +208,13 @@ class _Descent(Generic[Batch]):
 
 
 def make_optimizer(network: nn.Module, optimization: Optimization) -> torch.optim.Optimizer:
-    """The optimizer of a recipe, with weight decay on weights alone."""
+    """The optimizer of a recipe, with weight decay on weights alone.
+
+    Raises:
+        ValueError: L-BFGS, which takes all examples in one step: see `quasi_newton`.
+    """
+    if optimization.optimizer == "lbfgs":
+        raise ValueError("optimizer: expected adamw or sgd for steps on batches, got lbfgs")
     parameters = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {

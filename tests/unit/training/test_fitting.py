@@ -165,6 +165,12 @@ def test_frozen_parameters_stay_frozen() -> None:
     assert {id(p) for p in given} == {id(p) for p in network[1].parameters()}
 
 
+def test_an_optimizer_of_whole_data_is_refused() -> None:
+    """L-BFGS does not quietly become another optimizer where steps are on batches."""
+    with pytest.raises(ValueError, match="got lbfgs"):
+        make_optimizer(nn.Linear(2, 2), replace(PLAN, optimizer="lbfgs"))
+
+
 @pytest.mark.parametrize(
     ("schedule", "shares"),
     [
