@@ -2,7 +2,7 @@
 
     python -m benchmarks.decoding
 
-A Transformer of 3 + 3 layers (d 256, 4 heads, feed-forward 1024, vocabulary 10,000) with fresh weights,
+A Transformer of 3 + 3 layers (d 256, 4 heads, feed-forward 1024, vocabulary 10,000), fresh weights,
 sources of 14 tokens and targets of 20, float32, one thread. The bare loop runs the same graph on
 rows that all begin and end together: no queue, no search but the largest logit, no scores.
 """
@@ -116,7 +116,7 @@ def bare(encoder: Graph, step: Graph, rows: int) -> float:
                     CACHE_LENGTH: length,
                     **feed,
                     **caches,
-                },  # fmt: skip
+                },
             )
         ).outputs
         for spec in layout.states:
