@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -24,8 +25,8 @@ from atril_common.errors import (
 from atril_inference.control import Controller, ModelControl
 from atril_inference.loader import Loader, LoadPolicy
 from atril_inference.manager import READY, Loading, ModelManager, index_order
-from atril_inference.model import ServedModel
 from atril_inference.repository import Repository
+from atril_inference.served import Served
 from atril_inference.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Engine:
         await self._manager.close()
         await asyncio.to_thread(self._repository.close)
 
-    def served(self) -> Iterator[ServedModel]:
+    def served(self) -> Iterator[Served]:
         """Every ready version, by model and version."""
         return self._manager.served()
 
@@ -82,20 +83,7 @@ class Engine:
                 f"model '{request.model_name}' has a decoupled transaction policy, which a route "
                 f"of exactly one response does not support; use ModelStreamInfer"
             )
-        return self._submit(model, request)
-
-    def _submit(self, model: ServedModel, request: InferRequest) -> asyncio.Future[InferResponse]:
-        counts = request.options.classification
-        try:
-            rows = model.validator.check(request)
-            model.check_strings(request)
-            if counts:
-                model.classifier.check(counts)
-        except InvalidInputError as err:
-            model.statistics.failed(1, err)
-            raise
-        answered = model.batcher.submit(request, rows)
-        return model.classifier.classified(answered, counts) if counts else answered
+        return model.submit(request)
 
     async def ready(self) -> bool:
         """See `InferenceCore.ready`."""
@@ -135,10 +123,12 @@ class Engine:
         never = set(names).difference(entry.name for entry in entries)
         return sorted([*entries, *map(ModelIndexEntry, never)], key=index_order)
 
-    async def stream(self, request: InferRequest) -> AsyncIterator[InferResponse]:
+    async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
         """See `InferenceCore.stream`."""
         model = self._manager.find(request.model_name, request.model_version)
-        yield await self._submit(model, request)
+        async with aclosing(model.stream(request)) as responses:
+            async for response in responses:
+                yield response
 
     async def statistics(
         self, model_name: str = "", model_version: str = ""

@@ -18,7 +18,7 @@ from atril_common.errors import (
     NotReadyError,
     OverloadedError,
 )
-from atril_inference.model import LoadedVersion, ServedModel
+from atril_inference.served import Loaded, Served
 from atril_inference.sources import ModelSource, VersionSource
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Loading(NamedTuple):
 
     open: Callable[[str, LoadOptions], ModelSource]
     """Find out what a load is to bring."""
-    load: Callable[[ModelSource, VersionSource], LoadedVersion]
+    load: Callable[[ModelSource, VersionSource], Loaded]
     """Load, check and warm up one version of it."""
 
 
@@ -57,9 +57,9 @@ class ModelManager:
         self._loading = loading
         self._max_queue_size = max_queue_size
         # What is served is replaced, never changed: the metrics thread reads it, too.
-        self._served: dict[str, dict[str, ServedModel]] = {}
-        self._latest: dict[str, ServedModel] = {}
-        self._identities: dict[ServedModel, tuple[object, ...]] = {}
+        self._served: dict[str, dict[str, Served]] = {}
+        self._latest: dict[str, Served] = {}
+        self._identities: dict[Served, tuple[object, ...]] = {}
         self._entries: dict[str, dict[str, ModelIndexEntry]] = {}
         self._missed: set[str] = set()
         self._changing: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -67,7 +67,7 @@ class ModelManager:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
-    def served(self) -> Iterator[ServedModel]:
+    def served(self) -> Iterator[Served]:
         """Every ready version, by model and version."""
         served = list(self._served.items())
         for _, versions in sorted(served, key=lambda item: item[0]):
@@ -82,7 +82,7 @@ class ModelManager:
         entries = [entry for known in list(self._entries.values()) for entry in known.values()]
         return sorted(entries, key=index_order)
 
-    def find(self, model_name: str, model_version: str) -> ServedModel:
+    def find(self, model_name: str, model_version: str) -> Served:
         """The version that answers; the highest where none is named.
 
         Raises:
@@ -192,7 +192,7 @@ class ModelManager:
 
     async def _load_versions(self, model_name: str, source: ModelSource) -> dict[str, str]:
         """Load what is not served yet, then serve it; the reasons of what could not be loaded."""
-        served: dict[str, ServedModel] = {}
+        served: dict[str, Served] = {}
         failures: dict[str, str] = {}
         before = self._served.get(model_name, {})
         for version in source.versions:
@@ -205,7 +205,7 @@ class ModelManager:
                 self._note(model_name, label, LOADING)
             try:
                 loaded = await asyncio.to_thread(self._loading.load, source, version)
-                served[label] = ServedModel(loaded, self._max_queue_size)
+                served[label] = loaded.serve(self._max_queue_size)
                 self._identities[served[label]] = version.identity
             except (AtrilError, OSError) as err:
                 failures[label] = str(err)
@@ -215,9 +215,7 @@ class ModelManager:
         self._swap(model_name, served, failures)
         return failures
 
-    def _swap(
-        self, model_name: str, served: dict[str, ServedModel], failures: dict[str, str]
-    ) -> None:
+    def _swap(self, model_name: str, served: dict[str, Served], failures: dict[str, str]) -> None:
         """Serve these versions from now on, and the old ones as well where one failed."""
         before = self._served.get(model_name, {})
         kept = {**before, **served} if failures else served
@@ -254,7 +252,7 @@ class ModelManager:
             self._note(model_name, label, UNLOADING)
             self._spawn(self._retire(model))
 
-    def _serve(self, model_name: str, versions: dict[str, ServedModel]) -> None:
+    def _serve(self, model_name: str, versions: dict[str, Served]) -> None:
         ordered = dict(sorted(versions.items(), key=lambda item: int(item[0])))
         if ordered:
             self._served[model_name] = ordered
@@ -263,7 +261,7 @@ class ModelManager:
             self._served.pop(model_name, None)
             self._latest.pop(model_name, None)
 
-    async def _retire(self, model: ServedModel) -> None:
+    async def _retire(self, model: Served) -> None:
         """Let a version that is served no more answer what it has accepted, and go."""
         del self._identities[model]
         await model.close()

@@ -19,7 +19,7 @@ from atril_common.histogram import Histogram
 from atril_inference.engine import Engine
 from atril_inference.machine import MachineCollector
 from atril_inference.manager import READY
-from atril_inference.model import ServedModel
+from atril_inference.served import Served
 from atril_inference.statistics import ModelStatistics
 
 _MODEL = ["model", "version"]
@@ -68,11 +68,11 @@ class EngineCollector(Collector):
         yield ready
 
 
-def _labels(model: ServedModel) -> list[str]:
+def _labels(model: Served) -> list[str]:
     return [model.config.name, model.version]
 
 
-def _counters(models: list[ServedModel]) -> Iterator[Metric]:
+def _counters(models: list[Served]) -> Iterator[Metric]:
     for name, text, count in _COUNTS:
         family = UntypedMetricFamily(name, text, labels=_MODEL)
         for model in models:
@@ -94,7 +94,7 @@ def _counters(models: list[ServedModel]) -> Iterator[Metric]:
     yield departures
 
 
-def _durations(models: list[ServedModel]) -> Iterator[Metric]:
+def _durations(models: list[Served]) -> Iterator[Metric]:
     for prefix, stage in _STAGES:
         total = UntypedMetricFamily(
             f"{prefix}_duration_us", "Total time in this stage, microseconds.", labels=_MODEL
@@ -111,18 +111,18 @@ def _durations(models: list[ServedModel]) -> Iterator[Metric]:
         yield histogram
 
 
-def _gauges(models: list[ServedModel]) -> Iterator[Metric]:
+def _gauges(models: list[Served]) -> Iterator[Metric]:
     pending = GaugeMetricFamily(
         "nv_inference_pending_request_count", "Requests waiting to be run.", labels=_MODEL
     )
     load = GaugeMetricFamily("nv_model_load_duration_secs", "Last load time.", labels=_MODEL)
     for model in models:
-        pending.add_metric(_labels(model), model.batcher.pending)
+        pending.add_metric(_labels(model), model.pending)
         load.add_metric(_labels(model), model.load_record.duration_s)
     yield from (pending, load)
 
 
-def _sessions(models: list[ServedModel]) -> Iterator[Metric]:
+def _sessions(models: list[Served]) -> Iterator[Metric]:
     provider = GaugeMetricFamily(
         "atril_model_provider",
         "1 for the execution provider in force.",

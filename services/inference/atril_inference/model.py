@@ -1,7 +1,9 @@
 """One version of one model: loaded from the repository, checked, warmed up."""
 
+import asyncio
 import logging
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,16 +11,18 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.batching import DynamicBatcher
-from atril_common.core import InferRequest, ModelMetadata
+from atril_common.core import InferRequest, InferResponse, ModelMetadata
 from atril_common.errors import InvalidInputError, NotReadyError
 from atril_common.repository import MODEL_FILE
 from atril_common.tensors import TensorSpec
 from atril_common.validation import RequestValidator
 from atril_inference.classification import Classifier, read_labels
 from atril_inference.declaration import DEFAULT_MAX_BATCH_SIZE, completed, declared
-from atril_inference.memory import MemoryMeter, SessionMemory
+from atril_inference.decoding.statistics import DecodingStatistics
+from atril_inference.memory import MemoryMeter
 from atril_inference.scheduling import batch_policy, check_scheduling
-from atril_inference.session import OnnxSession, WarmUpTime
+from atril_inference.served import LoadRecord
+from atril_inference.session import OnnxSession
 from atril_inference.session_options import SessionOptions, instance_count, options_for
 from atril_inference.statistics import ModelStatistics
 from atril_inference.warm_up import warm_up_samples
@@ -28,14 +32,6 @@ logger = logging.getLogger(__name__)
 PLATFORM = "onnxruntime_onnx"
 _BACKENDS = ("", "onnxruntime")
 _PLATFORMS = ("", PLATFORM, "onnxruntime")
-
-
-class LoadRecord(NamedTuple):
-    """What loading a version took."""
-
-    duration_s: float
-    warm_up_times: tuple[WarmUpTime, ...]
-    memory: SessionMemory
 
 
 class LoadedVersion(NamedTuple):
@@ -48,6 +44,10 @@ class LoadedVersion(NamedTuple):
     outputs: tuple[TensorSpec, ...]
     labels: dict[str, tuple[str, ...]]
     record: LoadRecord
+
+    def serve(self, max_queue_size: int) -> "ServedModel":
+        """See `Loaded.serve`."""
+        return ServedModel(self, max_queue_size)
 
 
 def load_version(
@@ -113,6 +113,8 @@ def load_version(
 class ServedModel:
     """A loaded version behind its queue."""
 
+    decoding: DecodingStatistics | None = None
+
     def __init__(self, loaded: LoadedVersion, max_queue_size: int) -> None:
         config = loaded.config
         self.config = config
@@ -141,6 +143,29 @@ class ServedModel:
             batch_policy(config, max_queue_size),
             self.statistics,
         )
+
+    @property
+    def pending(self) -> int:
+        """See `Served.pending`."""
+        return self.batcher.pending
+
+    def submit(self, request: InferRequest) -> asyncio.Future[InferResponse]:
+        """See `Served.submit`."""
+        counts = request.options.classification
+        try:
+            rows = self.validator.check(request)
+            self.check_strings(request)
+            if counts:
+                self.classifier.check(counts)
+        except InvalidInputError as err:
+            self.statistics.failed(1, err)
+            raise
+        answered = self.batcher.submit(request, rows)
+        return self.classifier.classified(answered, counts) if counts else answered
+
+    async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
+        """See `Served.stream`."""
+        yield await self.submit(request)
 
     def statistics_message(self) -> pb.ModelStatistics:
         """What the version has done and the memory it takes (protocol reference 2.8)."""
