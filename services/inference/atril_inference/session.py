@@ -19,6 +19,7 @@ from atril_common.batching import BatchResult, Tensors
 from atril_common.core import InferRequest
 from atril_common.errors import InternalError, InvalidInputError, NotReadyError
 from atril_common.tensors import Tensor, TensorSpec
+from atril_inference.bfloat16 import run_with_bfloat16
 from atril_inference.providers import Placement
 from atril_inference.runtime import open_session, reason_of
 from atril_inference.session_options import SessionOptions
@@ -39,6 +40,7 @@ _DATATYPES = {
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
@@ -72,6 +74,7 @@ class OnnxSession:
         self.inputs = _specs(session.get_inputs())
         self.outputs = _specs(session.get_outputs())
         self._output_names = tuple(spec.name for spec in self.outputs)
+        self._has_bfloat16 = any(s.datatype == "BF16" for s in (*self.inputs, *self.outputs))
         self._string_inputs = [s.name for s in self.inputs if s.datatype == "BYTES"]
         self._string_outputs = {s.name for s in self.outputs if s.datatype == "BYTES"}
         self._threads: ThreadPoolExecutor | None = None
@@ -166,7 +169,10 @@ class OnnxSession:
             if self._string_inputs:
                 texts = {n: _each(bytes.decode, inputs[n]) for n in self._string_inputs}
                 inputs = {**inputs, **texts}
-            values = self._session.run(names, inputs, self._run_options)
+            if self._has_bfloat16:
+                values = run_with_bfloat16(self._session, names, inputs, self._run_options)
+            else:
+                values = self._session.run(names, inputs, self._run_options)
         except Exception as err:
             raise InternalError(f"onnxruntime failed: {reason_of(err)}") from err
         answer = dict(zip(names, values, strict=True))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from atril_common.errors import InvalidInputError
 from atril_common.oip import json_depth
-from atril_common.oip.json_depth import MAX_DEPTH, check_depth
+from atril_common.oip.json_depth import MAX_DEPTH, check_depth, occurrences
 
 
 def depth_of(value: Any) -> int:
@@ -60,3 +60,9 @@ def test_what_is_no_json_raises_nothing_else(text: bytes) -> None:
 def test_an_unclosed_string_of_quotes_takes_no_longer_than_others() -> None:
     """E19: the check is linear; a quadratic one would not end within the life of the test."""
     check_depth(b"[]" * MAX_DEPTH + b'"' + b'\\"' * 2_000_000)
+
+
+@given(st.binary(max_size=60), st.integers(0, 20))
+def test_a_byte_is_counted_up_to_one_above_the_limit(text: bytes, at_most: int) -> None:
+    """E19: exact where it is within the limit."""
+    assert occurrences(text, b"[", at_most) == min(text.count(b"["), at_most + 1)

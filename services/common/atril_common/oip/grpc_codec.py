@@ -80,7 +80,7 @@ class AnswerTarget(NamedTuple):
             AtrilError: an output is to go where there is no shared memory, or with classes in it.
         """
         regions = _NO_REGIONS
-        if any(output.parameters for output in message.outputs):
+        if message.outputs and any(output.parameters for output in message.outputs):
             regions = _regions(message.outputs, "output")
             for name, where in regions.items():
                 require_placeable(name, where, options.classification, memory)
@@ -174,11 +174,12 @@ def parameters_from_message(message: Any) -> dict[str, ParameterValue | None]:
 def _options(message: Any) -> RequestOptions:
     """What the parameters of a request and of its outputs ask for."""
     counts: list[tuple[str, int]] = []
-    for output in message.outputs:
-        if "classification" in output.parameters:
-            value = parameters_from_message(output)["classification"]
-            counts.append((output.name, class_count(value, output.name)))
-    if not message.parameters and not counts:
+    if message.outputs:
+        for output in message.outputs:
+            if "classification" in output.parameters:
+                value = parameters_from_message(output)["classification"]
+                counts.append((output.name, class_count(value, output.name)))
+    if not counts and not message.parameters:
         return NO_OPTIONS
     parameters = parameters_from_message(message)
     parameters.pop(EMPTY_FINAL_RESPONSE, None)

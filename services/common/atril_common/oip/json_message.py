@@ -12,6 +12,8 @@ import numpy as np
 import orjson
 import simdjson
 
+from atril_common.oip.json_depth import occurrences
+
 _LEAST_BYTES = 1024
 """Below this, orjson is as fast."""
 
@@ -45,7 +47,7 @@ def _packed(text: bytes) -> dict[str, Any] | None:
         message["inputs"] = packed = [_input(entry) for entry in inputs]
         # A list in a list would be read flat, so no bracket may be left over.
         lists = 1 + 2 * len(packed) + isinstance(message.get("outputs"), simdjson.Array)
-        if text.count(b"[") != lists:
+        if occurrences(text, b"[", lists) != lists:
             return None
         return {key: _plain(value) for key, value in message.items()}
     except (KeyError, TypeError, ValueError, RuntimeError):  # simdjson's, and those of _members
