@@ -45,6 +45,9 @@ proto-check: proto
 bench: install ## serve LeNet-5 and measure it beside the bare ONNX Runtime loop
 	$(BIN)/python -m benchmarks.serving
 
+soak: install ## ten minutes of mixed requests: is the resident memory flat?
+	$(BIN)/python -m benchmarks.soak
+
 smoke: ## start docker-compose.yml for real, ask it, break it (needs a docker engine)
 	deploy/ci/compose-smoke.sh
 
@@ -62,4 +65,4 @@ lock: ## write the installed versions to constraints.txt
 clean: ## remove what was built
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
-.PHONY: help install run catalogue test lint fmt proto proto-check bench smoke up down lock clean
+.PHONY: help install run catalogue test lint fmt proto proto-check bench soak smoke up down lock clean

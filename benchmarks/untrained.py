@@ -59,17 +59,20 @@ def serve_as(
 ) -> None:
     """Put a network into a repository; the file is shared with others made of it.
 
+    `max_batch_size` 0 is a model that takes one request at a time, its batch a dimension as any;
     `max_queue_size` 0 leaves the limit to the server's settings.
     """
     session = ort.InferenceSession(str(network.path), providers=["CPUExecutionProvider"])
     config = ModelConfig(name=name, backend="onnxruntime", max_batch_size=max_batch_size)
-    config.dynamic_batching.default_queue_policy.max_queue_size = max_queue_size
+    if max_batch_size:
+        config.dynamic_batching.default_queue_policy.max_queue_size = max_queue_size
     for declared, values in (
         (config.input, session.get_inputs()),
         (config.output, session.get_outputs()),
     ):
         for value in values:
-            dims = [d if isinstance(d, int) else -1 for d in value.shape[1:]]
+            shape = value.shape[1:] if max_batch_size else value.shape
+            dims = [d if isinstance(d, int) else -1 for d in shape]
             declared.add(name=value.name, data_type=model_config_pb2.TYPE_FP32, dims=dims)
     version = repository / name / "1"
     version.mkdir(parents=True)
