@@ -2,7 +2,8 @@
 
 Every test here takes `oip` (or something made from it) and runs once for each entry of
 `SERVER_KINDS`, or, with `--oip-http URL --oip-grpc ADDRESS`, against the server named there, which
-must serve the repository that `python -m tests.support.repositories FOLDER` writes.
+must serve the repository that `python -m tests.support.repositories FOLDER` writes. Such a run ends
+with a table of what deviates from the protocol.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.deviations import Deviation, protocol_line, table, what_came
 from tests.support.raw_http import RawConnection, raw_connection
 from tests.support.repositories import write_conformance_repository, write_unready_repository
 from tests.support.servers import SERVER_KINDS, OipServer
@@ -27,6 +29,41 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if fixture in metafunc.fixturenames:
             kinds = [_GIVEN] if given else list(SERVER_KINDS)
             metafunc.parametrize(fixture, kinds, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have each test's report carry the line of the protocol that it checks."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            item.user_properties.append(("line", protocol_line(item.function.__doc__)))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """End a run against a given server with the table of its deviations."""
+    if config.getoption("--oip-http") is None:
+        return
+    failed = [*terminalreporter.stats.get("failed", []), *terminalreporter.stats.get("error", [])]
+    deviations = [
+        Deviation(
+            dict(report.user_properties).get("line", ""),
+            report.nodeid.rpartition("::")[2],
+            what_came(_message(report)),
+        )
+        for report in failed
+    ]
+    passed = len(terminalreporter.stats.get("passed", []))
+    terminalreporter.section("deviations from the protocol")
+    terminalreporter.write_line(f"{passed} checks passed, {len(deviations)} deviate.")
+    if deviations:
+        for row in table(deviations):
+            terminalreporter.write_line(row)
+
+
+def _message(report: pytest.TestReport) -> str:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(report.longrepr if crash is None else crash.message)
 
 
 @pytest.fixture(scope="session")

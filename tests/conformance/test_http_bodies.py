@@ -96,7 +96,7 @@ def test_what_the_server_does_not_know_is_ignored(http: httpx.Client, extra: Any
 
 
 def test_strings_are_json_strings(http: httpx.Client) -> None:
-    """2.2 BYTES in JSON is a list of strings, nested or flat."""
+    """2.2 datatypes: BYTES in JSON is a list of strings, nested or flat."""
     words = ["é€", "", 'quote " backslash \\', "a\u0000b"]
     for data in (words, [words[:2], words[2:]]):
         entry = {"name": "input", "shape": [2, 2], "datatype": "BYTES", "data": data}

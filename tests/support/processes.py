@@ -176,11 +176,14 @@ def gateway_process(replicas: list[ServerProcess], settings: dict[str, object]) 
 
 
 def all_in_one_process(
-    command: str, repository: Path, settings: dict[str, object]
+    command: str,
+    repository: Path,
+    settings: dict[str, object],
+    inference: dict[str, object] | None = None,
 ) -> ServerProcess:
-    """`atril serve` or `atril run`; settings as in `GatewaySettings`."""
+    """`atril serve` or `atril run`; settings as in `GatewaySettings` and `InferenceSettings`."""
     given = _prefixed("ATRIL_GATEWAY_", _on_free_ports(settings))
-    given["ATRIL_INFERENCE_INTRA_OP_THREADS"] = 1
+    given |= _prefixed("ATRIL_INFERENCE_", {"intra_op_threads": 1} | (inference or {}))
     return ServerProcess(["atril_cli", command, "--repository", str(repository)], given)
 
 

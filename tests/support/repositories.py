@@ -74,6 +74,7 @@ def write_conformance_repository(root: Path) -> None:
         "sum_and_difference": tiny_models.sum_and_difference(),
         "two_identities": tiny_models.two_identities(),
         "add_statistics": tiny_models.add_constant(1),
+        "controlled": tiny_models.add_constant(1),
         "batched_bytes": tiny_models.identity("BYTES", (None, 2)),
         "slow": tiny_models.slow(),
     }

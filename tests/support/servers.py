@@ -32,10 +32,18 @@ _UNREADY = (("empty", ""), ("broken", "1"), ("good", "1"), ("half", "2"))
 """What the repository that cannot be served whole holds, see `write_unready_repository`."""
 
 
+_EXPLICIT: dict[str, object] = {"model_control_mode": "explicit", "load_models": "*"}
+"""Everything is loaded at the start, and may be unloaded and loaded on request."""
+
+
+def _settings(explicit: bool) -> dict[str, object]:
+    return {"max_body_bytes": MAX_BODY_BYTES} | (_EXPLICIT if explicit else {})
+
+
 @contextmanager
 def inference(repository: Path, ready: bool) -> Iterator[OipServer]:
     """The inference service itself."""
-    server = inference_process(repository, {"max_body_bytes": MAX_BODY_BYTES})
+    server = inference_process(repository, _settings(ready))
     with _loaded(server, ready):
         yield _oip(server)
 
@@ -43,7 +51,12 @@ def inference(repository: Path, ready: bool) -> Iterator[OipServer]:
 @contextmanager
 def embedded(repository: Path, ready: bool) -> Iterator[OipServer]:
     """`atril serve`: the gateway over an engine in the same process."""
-    server = all_in_one_process("serve", repository, {"max_body_bytes": MAX_BODY_BYTES})
+    server = all_in_one_process(
+        "serve",
+        repository,
+        {"max_body_bytes": MAX_BODY_BYTES},
+        _EXPLICIT if ready else {},
+    )
     with _loaded(server, ready):
         yield _oip(server)
 
@@ -54,7 +67,7 @@ def two_replicas(repository: Path, ready: bool) -> Iterator[OipServer]:
     with ExitStack() as stack:
         replicas = []
         for _ in range(2):
-            replica = inference_process(repository, {"max_body_bytes": MAX_BODY_BYTES})
+            replica = inference_process(repository, _settings(ready))
             replicas.append(stack.enter_context(_loaded(replica, ready)))
         server = gateway_process(replicas, {"max_body_bytes": MAX_BODY_BYTES})
         stack.enter_context(_loaded(server, ready))
@@ -89,5 +102,6 @@ SERVER_KINDS: dict[str, ServerKind] = {
 """What is tested, by the id in the test's name.
 
 A kind takes a repository and whether all of it can be served, and yields a server that has loaded
-it. To have the whole conformance suite run against another front, add it here.
+it; if so it is under explicit control, else it follows the repository. To have the whole
+conformance suite run against another front, add it here.
 """

@@ -12,6 +12,8 @@ EXTENSIONS = (
     "classification",
     "logging",
     "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
     "parameters",
     "statistics",
     "trace",
