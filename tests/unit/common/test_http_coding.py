@@ -27,13 +27,10 @@ async def test_what_was_compressed_is_read_as_it_was(body: bytes, coding: str) -
     assert await inflated(deflated(body, coding), coding, 3 * INLINE_BYTES) == body
 
 
-@pytest.mark.parametrize(
-    ("coding", "read"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)]
-)
-def test_the_codings_are_those_of_http(coding: str, read: object) -> None:
+def test_the_codings_are_those_of_http() -> None:
     """2.5: `deflate` is the zlib format, as RFC 9110 has it."""
-    assert callable(read)
-    assert read(deflated(b"text", coding)) == b"text"
+    assert gzip.decompress(deflated(b"text", "gzip")) == b"text"
+    assert zlib.decompress(deflated(b"text", "deflate")) == b"text"
 
 
 @given(BODIES.filter(bool), CODINGS, st.data())

@@ -26,7 +26,6 @@ from atril_common.oip.shared_memory import (
     NO_SHARED_MEMORY,
     RegionSlice,
     SharedMemory,
-    placed_parameters,
     require_placeable,
     slice_from_parameters,
 )
@@ -149,13 +148,10 @@ def encode_response(response: InferResponse, target: AnswerTarget = AnswerTarget
         model_name=response.model_name, model_version=response.model_version, id=request_id
     )
     for name, tensor in response.outputs.items():
-        output = message.outputs.add(
-            name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape
-        )
+        message.outputs.add(name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
         data = tensor_to_bytes(tensor)
         if name in regions:
             memory.write(regions[name], data, output=name)
-            _set_parameters(output.parameters, placed_parameters(regions[name], len(data)))
             data = b""
         message.raw_output_contents.append(data)
     if options.sequence is not None:

@@ -16,7 +16,6 @@ from atril_common.oip.parameters import sequence_parameters
 from atril_common.oip.shared_memory import (
     NO_SHARED_MEMORY,
     SharedMemory,
-    placed_parameters,
     require_placeable,
 )
 from atril_common.tensors import DATATYPES, Tensor, tensor_from_bytes, tensor_to_bytes
@@ -112,9 +111,7 @@ def encode_response(
             "shape": tensor.shape,
         }
         if name in header.regions:
-            blob, place = tensor_to_bytes(tensor), header.regions[name]
-            memory.write(place, blob, output=name)
-            output["parameters"] = placed_parameters(place, len(blob))
+            memory.write(header.regions[name], tensor_to_bytes(tensor), output=name)
         elif header.binary.get(name, header.binary_default):
             blob = tensor_to_bytes(tensor)
             output["parameters"] = {"binary_data_size": len(blob)}

@@ -99,11 +99,13 @@ def _others(parameters: Mapping[str, object]) -> tuple[tuple[str, ParameterValue
         size += len(name) + (len(value) if isinstance(value, str) else 0)
         if name in _OWN:
             continue
-        if name in _RESERVED or name.startswith(RESERVED_PREFIX):
+        if name.startswith(RESERVED_PREFIX):
             raise InvalidInputError(
-                f"parameter '{name}' of the request is reserved: names must not be {_RESERVED} or "
-                f"begin with '{RESERVED_PREFIX}'"
+                f"parameter '{name}' of the request: parameter keys starting with "
+                f"'{RESERVED_PREFIX}' are reserved and should not be specified"
             )
+        if name in _RESERVED:
+            raise InvalidInputError(f"parameter '{name}' of the request is reserved")
         if not isinstance(value, bool | int | float | str):
             raise _unreadable(name, "a string, a number or a boolean", value)
         others.append((name, value))

@@ -215,17 +215,6 @@ def require_placeable(
     memory.check(where)
 
 
-def placed_parameters(where: RegionSlice, byte_size: int) -> dict[str, str | int]:
-    """The parameters of an output that was written into shared memory."""
-    parameters: dict[str, str | int] = {
-        "shared_memory_region": where.region,
-        "shared_memory_byte_size": byte_size,
-    }
-    if where.offset:
-        parameters["shared_memory_offset"] = where.offset
-    return parameters
-
-
 def region_from_fields(name: str, key: object, offset: object, byte_size: object) -> Region:
     """What a client wants to register.
 
