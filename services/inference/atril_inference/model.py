@@ -25,7 +25,7 @@ from atril_inference.served import LoadRecord
 from atril_inference.session import OnnxSession
 from atril_inference.session_options import SessionOptions, instance_count, options_for
 from atril_inference.statistics import ModelStatistics
-from atril_inference.warm_up import warm_up_samples
+from atril_inference.warm_up import batch_sizes, warm_up_samples
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,8 @@ def load_version(
     outputs = declared("output", config.output, session.outputs, config.max_batch_size)
     session.reshape(inputs.graph_shapes, outputs.caller_shapes, batched=config.max_batch_size > 0)
     labels = read_labels(folder, config)
+    if options.device != "cpu" and config.max_batch_size:
+        session.bind_buckets(batch_sizes(config), options)
     times = session.warm_up(
         warm_up_samples(config, inputs.specs, folder),
         options.warm_up_budget_s,

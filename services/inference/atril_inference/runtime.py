@@ -6,6 +6,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from atril_common.errors import NotReadyError
+from atril_inference.io_binding import GRAPH_ID
 from atril_inference.providers import Placement, placement_of, provider_options
 from atril_inference.session_options import SessionOptions
 
@@ -79,11 +80,18 @@ def _session_options(options: SessionOptions) -> ort.SessionOptions:
 
 
 def _run_options(options: SessionOptions) -> ort.RunOptions | None:
+    """Options of runs that have no buffers of their own."""
+    entries = {}
     arenas = options.arenas_to_shrink
     if options.shrink_arena and not arenas:
         arenas = "cpu:0" if options.device == "cpu" else f"gpu:{options.device_id}"
-    if not arenas:
+    if arenas:
+        entries["memory.enable_memory_arena_shrinkage"] = arenas
+    if options.cuda_graphs:
+        entries[GRAPH_ID] = "-1"
+    if not entries:
         return None
     made = ort.RunOptions()
-    made.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
+    for name, value in entries.items():
+        made.add_run_config_entry(name, value)
     return made

@@ -7,7 +7,7 @@ a slower one runs in threads of its own, so that the loop goes on reading reques
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from atril_common.core import InferRequest
 from atril_common.errors import InternalError, InvalidInputError, NotReadyError
 from atril_common.tensors import Tensor, TensorSpec
 from atril_inference.bfloat16 import run_with_bfloat16
+from atril_inference.io_binding import BucketRunner, bind_buckets
 from atril_inference.providers import Placement
 from atril_inference.runtime import open_session, reason_of
 from atril_inference.session_options import SessionOptions
@@ -78,6 +79,7 @@ class OnnxSession:
         self._string_inputs = [s.name for s in self.inputs if s.datatype == "BYTES"]
         self._string_outputs = {s.name for s in self.outputs if s.datatype == "BYTES"}
         self._threads: ThreadPoolExecutor | None = None
+        self._buckets: BucketRunner | None = None
         self._batched = False
         self._input_shapes: Mapping[str, tuple[int, ...]] = {}
         self._output_shapes: Mapping[str, tuple[int, ...]] = {}
@@ -108,6 +110,13 @@ class OnnxSession:
             batched: whether there is a batch dimension, which stays as it is.
         """
         self._input_shapes, self._output_shapes, self._batched = inputs, outputs, batched
+
+    def bind_buckets(self, sizes: Sequence[int], options: SessionOptions) -> None:
+        """Give each size of batch buffers of its own on the device, if the graph's shapes allow.
+
+        Worth it where the device is not the CPU; `sizes` are those that will be warmed up.
+        """
+        self._buckets = bind_buckets(self._session, self.inputs, self.outputs, sizes, options)
 
     def warm_up(
         self, samples: Iterable[WarmUpSample], budget_s: float, instances: int = 1
@@ -169,9 +178,10 @@ class OnnxSession:
             if self._string_inputs:
                 texts = {n: _each(bytes.decode, inputs[n]) for n in self._string_inputs}
                 inputs = {**inputs, **texts}
+            values = None if self._buckets is None else self._buckets.run(names, inputs)
             if self._has_bfloat16:
                 values = run_with_bfloat16(self._session, names, inputs, self._run_options)
-            else:
+            elif values is None:
                 values = self._session.run(names, inputs, self._run_options)
         except Exception as err:
             raise InternalError(f"onnxruntime failed: {reason_of(err)}") from err

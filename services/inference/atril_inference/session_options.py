@@ -68,9 +68,7 @@ def options_for(config: ModelConfig, server: SessionOptions) -> SessionOptions:
                 f"optimization.graph.level must be one of {sorted(_GRAPH_LEVELS)}, got {level}"
             )
         options = options._replace(graph_level=_GRAPH_LEVELS[level])
-    if config.optimization.cuda.graphs and options.device != "cpu":
-        options = options._replace(cuda_graphs=True)
-    return options
+    return _with_graphs(config, options)
 
 
 def instance_count(config: ModelConfig) -> int:
@@ -82,6 +80,16 @@ _GRAPH_LEVELS: Mapping[int, GraphLevel] = MappingProxyType(
     {-1: "basic", 0: "all", 1: "extended", 2: "none"}
 )
 """Triton's numbers of the graph optimisation levels."""
+
+
+def _with_graphs(config: ModelConfig, options: SessionOptions) -> SessionOptions:
+    asked = options.cuda_graphs or config.optimization.cuda.graphs
+    if asked and options.device == "tensorrt":
+        raise NotReadyError(
+            "CUDA graphs were asked for, which TensorRT has by its own option "
+            "trt_cuda_graph_enable of the accelerator 'tensorrt'"
+        )
+    return options._replace(cuda_graphs=asked and options.device == "cuda")
 
 
 def _with_device(config: ModelConfig, options: SessionOptions) -> SessionOptions:

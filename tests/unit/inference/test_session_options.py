@@ -158,11 +158,18 @@ def test_options_of_tensorrt_are_translated() -> None:
         options_for(config, TENSORRT)
 
 
-@pytest.mark.parametrize(("options", "graphs"), [(CPU, False), (CUDA, True), (TENSORRT, True)])
+@pytest.mark.parametrize(("options", "graphs"), [(CPU, False), (CUDA, True)])
 def test_cuda_graphs_are_for_gpus(options: SessionOptions, graphs: bool) -> None:
-    """`optimization { cuda { graphs } }` speaks of GPUs only, so on a CPU it has no meaning."""
+    """By the model or by the server; they have no meaning on a CPU."""
     config = parsed("optimization { cuda { graphs: true } }")
     assert options_for(config, options).cuda_graphs is graphs
+    assert options_for(ModelConfig(), options._replace(cuda_graphs=True)).cuda_graphs is graphs
+
+
+def test_the_graphs_of_tensorrt_are_its_own() -> None:
+    """It has an option for them, and ONNX Runtime's would be refused without a clear reason."""
+    with pytest.raises(NotReadyError, match="trt_cuda_graph_enable"):
+        options_for(parsed("optimization { cuda { graphs: true } }"), TENSORRT)
 
 
 def test_an_instance_group_chooses_the_device() -> None:
