@@ -104,8 +104,8 @@ def bind_buckets(
         options: the device, and whether each size is captured as a CUDA graph.
 
     Returns:
-        None where a shape is not fixed but for the batch, or holds what numpy does not, or the graph does not
-        answer a row for each row: such a model is run without buffers of its own.
+        None where a shape is not fixed but for the batch, or holds what numpy does not, or the
+        graph does not answer a row for each row: such a model is run without buffers of its own.
     """
     if not all(_is_fixed(spec) for spec in (*inputs, *outputs)):
         return None
