@@ -17,6 +17,7 @@ from atril_common.oip.grpc_codec import (
     encode_request,
     encode_response,
 )
+from atril_common.oip.shared_memory import SharedMemory
 from atril_common.tensors import DATATYPES, DTYPES, Tensor, tensor_from_bytes, tensor_to_bytes
 from tests.unit.common.wire_strategies import (
     JSON_DATATYPES,
@@ -89,6 +90,16 @@ def test_responses_are_raw_in_the_order_of_their_outputs(
         assert same(tensor, outputs[output.name])
 
 
+PARAMETERS = [
+    "sequence_id", "priority", "timeout", "classification", "shared_memory_region",
+    "shared_memory_offset", "shared_memory_byte_size", "triton_x", "mine",
+]  # fmt: skip
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "bool_param": st.booleans(),
+    "int64_param": st.integers(-2, 40) | st.just(2**63 - 1),
+    "string_param": st.text(max_size=3),
+}
+
 _dims = st.integers(-2, 3) | st.sampled_from([2**31, 2**62, 2**63 - 1])
 
 
@@ -107,6 +118,14 @@ def odd_messages(draw: st.DrawFn) -> Any:
             entry.contents.bytes_contents.extend(draw(st.lists(st.binary(max_size=4), max_size=3)))
         elif field:
             getattr(entry.contents, field).extend(draw(st.lists(st.integers(0, 1), max_size=3)))
+    for _ in range(draw(st.integers(0, 2))):
+        message.outputs.add(name=draw(names))
+    for owner in (message, *message.inputs, *message.outputs):
+        for name in draw(st.lists(st.sampled_from(PARAMETERS), max_size=2)):
+            field = draw(st.sampled_from(["bool_param", "int64_param", "string_param", ""]))
+            value = owner.parameters[name]
+            if field:
+                setattr(value, field, draw(VALUES[field]))
     message.raw_input_contents.extend(draw(st.lists(st.binary(max_size=16), max_size=3)))
     return message
 
@@ -117,6 +136,8 @@ def test_odd_messages_raise_nothing_but_an_atril_error(message: Any) -> None:
     decoded = read_or_refused(lambda: decode_request(message))
     if decoded is not None:
         assert all(isinstance(t, np.ndarray) for t in decoded.inputs.values())
+        memory = SharedMemory(enabled=True)
+        read_or_refused(lambda: AnswerTarget.of(message, decoded.options, memory))
 
 
 @pytest.mark.parametrize("shape", [[1] * 65, [0, 2**62, 2**62], [-1]], ids=["rank", "huge", "-1"])

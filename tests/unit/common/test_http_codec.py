@@ -185,7 +185,15 @@ _FIELDS = {
     "shape": st.lists(st.integers(-2, 2**40), max_size=70) | json_values,
     "data": st.lists(json_values, max_size=4) | json_values,
     "parameters": st.fixed_dictionaries(
-        {}, optional={"binary_data_size": st.integers(-2, 99) | json_values}
+        {},
+        optional={
+            "binary_data_size": st.integers(-2, 99) | json_values,
+            "binary_data": st.booleans() | json_values,
+            "classification": st.integers(-2, 99) | json_values,
+            "shared_memory_region": st.text(max_size=3) | json_values,
+            "shared_memory_offset": st.integers(-2, 99) | json_values,
+            "shared_memory_byte_size": st.integers(-2, 99) | json_values,
+        },
     )
     | json_values,
 }
