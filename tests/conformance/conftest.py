@@ -17,8 +17,10 @@ from tests.support.raw_http import RawConnection, raw_connection
 from tests.support.repositories import write_conformance_repository, write_unready_repository
 from tests.support.servers import SERVER_KINDS, OipServer
 from tests.support.transports import TRANSPORTS, Grpc, Transport
+from tests.support.waiting import wait_until
 
 _GIVEN = "given"
+_RESTART_S = 60.0
 _SERVER_FIXTURES = ("oip", "unready_oip")
 
 
@@ -81,6 +83,21 @@ def oip(
     write_conformance_repository(repository)
     with SERVER_KINDS[request.param](repository, True) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _up(request: pytest.FixtureRequest) -> None:
+    """Give a server that the test before has ended the time to be started anew."""
+    url = request.config.getoption("--oip-http")
+    if url is not None and not _is_ready(url):
+        wait_until(lambda: _is_ready(url), f"{url} to be ready", deadline_s=_RESTART_S)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/v2/health/ready", timeout=20).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tests.support.waiting import wait_until
 
 _START_S = 240.0
 _STOP_S = 30.0
+_WATCH_S = 0.1
 
 _SUITE = ("pytest", "tests/conformance", "--oip-http", "{http}", "--oip-grpc", "{grpc}")
 
@@ -134,35 +136,52 @@ def triton(environment: Path, repository: Path, *options: str) -> Iterator[tuple
         shutil.copytree(server / "backends" / "python", backends / "python")
         stub = server / "python_backend_stubs" / python / "triton_python_backend_stub"
         shutil.copy(stub, backends / "python")
-        process = subprocess.Popen(
-            [
-                str(server / "bin" / "tritonserver"),
-                f"--model-repository={repository}",
-                f"--backend-directory={backends}",
-                f"--cache-directory={server / 'caches'}",
-                f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}",
-                "--http-address=127.0.0.1", "--grpc-address=127.0.0.1",
-                "--disable-auto-complete-config", *options,
-            ],
-            env=os.environ
-            | {
-                "LD_LIBRARY_PATH": str(package.parent / "nvidia_pytriton.libs"),
-                "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
-                "PYTHONPATH": str(package.parent),
-                "OMP_NUM_THREADS": "1",
-            },
-        )  # fmt: skip
-        try:
+        command = [
+            str(server / "bin" / "tritonserver"),
+            f"--model-repository={repository}",
+            f"--backend-directory={backends}",
+            f"--cache-directory={server / 'caches'}",
+            f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}",
+            "--http-address=127.0.0.1", "--grpc-address=127.0.0.1",
+            "--disable-auto-complete-config", *options,
+        ]  # fmt: skip
+        settings = os.environ | {
+            "LD_LIBRARY_PATH": str(package.parent / "nvidia_pytriton.libs"),
+            "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(package.parent),
+            "OMP_NUM_THREADS": "1",
+        }
+        with _kept_running(command, settings):
             url = f"http://127.0.0.1:{http}"
-            wait_until(lambda: _answers(process, url), "readiness", deadline_s=_START_S)
+            wait_until(lambda: _answers(url), "readiness", deadline_s=_START_S)
             yield url, f"127.0.0.1:{grpc}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+
+
+@contextlib.contextmanager
+def _kept_running(command: list[str], settings: dict[str, str]) -> Iterator[None]:
+    """A process that is started anew when it ends: some requests end Triton."""
+    process = subprocess.Popen(command, env=settings)
+    ending = threading.Event()
+
+    def keep() -> None:
+        nonlocal process
+        while not ending.wait(_WATCH_S):
+            if process.poll() is not None:
+                process = subprocess.Popen(command, env=settings)
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        keeper.join()
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -178,9 +197,7 @@ def main(arguments: Sequence[str]) -> int:
             return subprocess.run(resolved, check=False).returncode
 
 
-def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
-    if process.poll() is not None:
-        raise RuntimeError(f"Triton ended with status {process.returncode}")
+def _answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/v2/health/ready").status_code == 200
     except httpx.TransportError:

@@ -43,12 +43,26 @@ class RequestOptions(NamedTuple):
 NO_OPTIONS = RequestOptions()
 
 
+class ExecutionTrace(Protocol):
+    """Is told when a request that is traced was executed."""
+
+    def executed(self, enqueued_ns: int, stages_ns: tuple[int, int, int, int]) -> None:
+        """The request was run.
+
+        Args:
+            enqueued_ns: when it joined the queue, on the monotonic clock.
+            stages_ns: when its batch was put together, run, answered and taken apart.
+        """
+        ...
+
+
 class InferRequest(NamedTuple):
     """One inference request, decoded.
 
     Shape: every input of a batching model is `[batch, …]` with one common batch size.
     `model_version` empty means the highest ready one; `outputs` empty means all.
-    `deadline_s` is a point on the event loop's clock (seconds), or None.
+    `deadline_s` is a point on the event loop's clock (seconds), or None. `trace`, where the request
+    is traced, is told of its execution.
     """
 
     model_name: str
@@ -57,6 +71,7 @@ class InferRequest(NamedTuple):
     outputs: tuple[str, ...] = ()
     deadline_s: float | None = None
     options: RequestOptions = NO_OPTIONS
+    trace: ExecutionTrace | None = None
 
 
 class InferResponse(NamedTuple):

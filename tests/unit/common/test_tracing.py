@@ -4,10 +4,12 @@ import asyncio
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from atril_common.batching import BatchObserver, BatchPolicy, BatchResult, DynamicBatcher
 from atril_common.core import InferRequest
 from atril_common.errors import InternalError, InvalidInputError
 from atril_common.oip.tracing import Tracer
@@ -181,3 +183,32 @@ def test_no_level_without_a_file() -> None:
     """A server that was given no file refuses to trace."""
     with pytest.raises(InvalidInputError, match="trace file name is not given"):
         Tracer(None).update("", {"trace_level": ["TIMESTAMPS"]})
+
+
+class _Negation:
+    """An executor."""
+
+    def execute(self, batch: InferRequest) -> BatchResult:
+        """`y` = -x."""
+        return BatchResult({"y": -batch.inputs["x"]}, "1")
+
+
+async def test_a_batcher_tells_when_a_traced_request_was_queued_and_run(traced: Traced) -> None:
+    """2.11: QUEUE_START and the stages of the computation, in order of time."""
+    batcher = DynamicBatcher("twice", _Negation(), BatchPolicy(8, 0.0, 16), Mock(BatchObserver))
+    traced.core.infer = lambda request: batcher.submit(request, 1)  # type: ignore[method-assign]
+    traced.tracer.update("", {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
+    await traced.ask()
+    stamps = [s for moment in traced.written()[1:] for s in moment["timestamps"]]
+    assert [s["name"] for s in stamps] == [
+        "HTTP_RECV_END",
+        "REQUEST_START",
+        "QUEUE_START",
+        "COMPUTE_START",
+        "COMPUTE_INPUT_END",
+        "COMPUTE_OUTPUT_START",
+        "COMPUTE_END",
+        "INFER_RESPONSE_COMPLETE",
+        "REQUEST_END",
+    ]
+    assert [s["ns"] for s in stamps] == sorted(s["ns"] for s in stamps)

@@ -241,15 +241,14 @@ class DynamicBatcher:
             self._fail(batch, err)
             return
         rows = 0
+        times = ExecutionTimes(*stages_ns, time.monotonic_ns())
         for waiting, own in zip(batch, answers, strict=True):
             rows += waiting.rows
+            if waiting.request.trace is not None:
+                waiting.request.trace.executed(waiting.enqueued_ns, times)
             if not waiting.future.done():
                 waiting.future.set_result(InferResponse(self._model_name, version, own))
-        self._observer.executed(
-            rows,
-            [waiting.enqueued_ns for waiting in batch],
-            ExecutionTimes(*stages_ns, time.monotonic_ns()),
-        )
+        self._observer.executed(rows, [waiting.enqueued_ns for waiting in batch], times)
 
     def _fail(self, batch: list[Waiting], error: AtrilError) -> None:
         for waiting in batch:

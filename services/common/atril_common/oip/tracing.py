@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _MAX_PENDING = 256
 """Traces that wait to be written; more are dropped, and the log says how many."""
 
+_STAGES = ("COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END")
+
 
 class Trace:
     """One request, as far as it has come."""
@@ -40,6 +42,12 @@ class Trace:
         """Record when something happened."""
         if TIMESTAMPS in self.levels:
             self._timestamps.append((name, ns))
+
+    def executed(self, enqueued_ns: int, stages_ns: tuple[int, int, int, int]) -> None:
+        """See `ExecutionTrace`."""
+        self.stamp("QUEUE_START", enqueued_ns)
+        for name, ns in zip(_STAGES, stages_ns, strict=True):
+            self.stamp(name, ns)
 
     def tensors(self, activity: str, tensors: Mapping[str, Tensor]) -> None:
         """Record what went in or came out."""
@@ -118,7 +126,7 @@ class Tracer:
         trace.stamp(*received)
         trace.stamp("REQUEST_START", time.monotonic_ns())
         trace.tensors("TENSOR_QUEUE_INPUT", request.inputs)
-        future = core.infer(request)
+        future = core.infer(request._replace(trace=trace))
         frequency = sampler.number("log_frequency")
 
         def finish(done: asyncio.Future[InferResponse]) -> None:
