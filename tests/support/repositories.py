@@ -64,6 +64,49 @@ def write_model(
     return folder
 
 
+def recurrences_config(name: str = "recurrences") -> ModelConfig:
+    """Sequences over `two_recurrences`, the states in explicit pairs."""
+    config = config_of(name, tiny_models.two_recurrences(), max_batch_size=MAX_BATCH_SIZE)
+    _keep_only(config, {"x"}, {"y", "w"})
+    for input_name, output_name in (("a", "z_next"), ("z", "a_next")):
+        state = config.sequence_batching.state.add(
+            input_name=input_name, output_name=output_name, data_type="TYPE_FP32", dims=[1]
+        )
+        state.initial_state.add(data_type="TYPE_FP32", dims=[1], zero_data=True, name="zero")
+    config.sequence_batching.oldest.max_candidate_sequences = 64
+    return config
+
+
+def controls_config(name: str = "controls") -> ModelConfig:
+    """Sequences over `controls`, with one control input of each kind."""
+    config = config_of(name, tiny_models.controls(), max_batch_size=MAX_BATCH_SIZE)
+    _keep_only(config, {"x"}, {o.name for o in config.output} - {"next_count"})
+    text_format.Parse(
+        """
+        sequence_batching {
+          control_input { name: "start"
+            control { kind: CONTROL_SEQUENCE_START int32_false_true: [ -7, 7 ] } }
+          control_input { name: "end"
+            control { kind: CONTROL_SEQUENCE_END fp32_false_true: [ 0, 0.5 ] } }
+          control_input { name: "ready"
+            control { kind: CONTROL_SEQUENCE_READY bool_false_true: [ false, true ] } }
+          control_input { name: "id"
+            control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } }
+          state { input_name: "count" output_name: "next_count" data_type: TYPE_INT32 dims: [ 1 ] }
+        }
+        """,
+        config,
+    )
+    return config
+
+
+def _keep_only(config: ModelConfig, inputs: set[str], outputs: set[str]) -> None:
+    for tensors, kept in ((config.input, inputs), (config.output, outputs)):
+        wanted = [tensor for tensor in tensors if tensor.name in kept]
+        del tensors[:]
+        tensors.extend(wanted)
+
+
 def write_conformance_repository(root: Path) -> None:
     """The models that the conformance tests call; all of them can be served."""
     for datatype in tiny_models.ELEMENT_TYPES:
@@ -98,6 +141,7 @@ def write_conformance_repository(root: Path) -> None:
     decoupled = config_of("decoupled", alone, max_batch_size=MAX_BATCH_SIZE, queue_delay_us=0)
     decoupled.model_transaction_policy.decoupled = True
     write_model(root, decoupled, {1: alone})
+    write_model(root, recurrences_config(), {1: tiny_models.two_recurrences()})
     _write_versions(root)
 
 

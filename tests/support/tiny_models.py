@@ -85,6 +85,46 @@ def add_constant(constant: float) -> ModelProto:
     )
 
 
+def two_recurrences() -> ModelProto:
+    """`y = 2·a + x` and `w = z + 3·x`: FP32 `[batch, 1]`; two states that sort the wrong way round.
+
+    The state `a` is replaced by `z_next`, which is `y`, and the state `z` by `a_next`, which is
+    `w`: paired by name or by order, each would be taken for the other.
+    """
+    shape: Shape = (None, 1)
+    return _model(
+        [
+            helper.make_node("Mul", ["a", "two"], ["doubled"]),
+            helper.make_node("Add", ["doubled", "x"], ["y"]),
+            helper.make_node("Mul", ["x", "three"], ["tripled"]),
+            helper.make_node("Add", ["z", "tripled"], ["w"]),
+            helper.make_node("Identity", ["y"], ["z_next"]),
+            helper.make_node("Identity", ["w"], ["a_next"]),
+        ],
+        [_value(name, "FP32", shape) for name in ("x", "a", "z")],
+        [_value(name, "FP32", shape) for name in ("y", "w", "a_next", "z_next")],
+        {"two": np.array([[2]], np.float32), "three": np.array([[3]], np.float32)},
+    )
+
+
+def controls() -> ModelProto:
+    """Answers the control inputs of a sequence as they come, and how many requests it has had."""
+    told = [("start", "INT32"), ("end", "FP32"), ("ready", "BOOL"), ("id", "UINT64")]
+    shape: Shape = (None, 1)
+    return _model(
+        [
+            *(helper.make_node("Identity", [name], [f"{name}_told"]) for name, _ in told),
+            helper.make_node("Add", ["count", "one"], ["next_count"]),
+            helper.make_node("Add", ["x", "next_count"], ["y"]),
+        ],
+        [_value(name, datatype, shape) for name, datatype in told]
+        + [_value("x", "INT32", shape), _value("count", "INT32", shape)],
+        [_value(f"{name}_told", datatype, shape) for name, datatype in told]
+        + [_value("y", "INT32", shape), _value("next_count", "INT32", shape)],
+        {"one": np.array([[1]], np.int32)},
+    )
+
+
 def logarithm() -> ModelProto:
     """`y = log(x)`: FP32 `[any]`; a negative x gives NaN, zero gives -infinity."""
     return _model(

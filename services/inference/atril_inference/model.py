@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from atril_inference.declaration import DEFAULT_MAX_BATCH_SIZE, completed, decla
 from atril_inference.decoding.statistics import DecodingStatistics
 from atril_inference.memory import MemoryMeter
 from atril_inference.scheduling import batch_policy, check_scheduling
+from atril_inference.sequence_config import SequencePlan, seen_by_callers, sequence_plan
+from atril_inference.sequences import SequenceScheduler
 from atril_inference.served import LoadRecord
 from atril_inference.session import OnnxSession
 from atril_inference.session_options import SessionOptions, instance_count, options_for
@@ -34,6 +36,10 @@ _BACKENDS = ("", "onnxruntime")
 _PLATFORMS = ("", PLATFORM, "onnxruntime")
 
 
+Schedule = Callable[[InferRequest, int], asyncio.Future[InferResponse]]
+"""Accepts a validated request of so many rows."""
+
+
 class LoadedVersion(NamedTuple):
     """A session that is ready to be put behind a batcher; made off the event loop."""
 
@@ -43,6 +49,7 @@ class LoadedVersion(NamedTuple):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     labels: dict[str, tuple[str, ...]]
+    sequences: SequencePlan | None
     record: LoadRecord
 
     def serve(self, max_queue_size: int) -> "ServedModel":
@@ -77,15 +84,17 @@ def load_version(
     meter = MemoryMeter(options)
     session = OnnxSession.load(path, str(version), options)
     meter.loaded()
-    config = completed(config, session.inputs, session.outputs, default_max_batch_size)
-    inputs = declared("input", config.input, session.inputs, config.max_batch_size)
+    brought, answered = seen_by_callers(config, session.inputs, session.outputs)
+    config = completed(config, brought, answered, default_max_batch_size)
+    sequences = sequence_plan(config, session.inputs, session.outputs, folder)
+    inputs = declared("input", config.input, brought, config.max_batch_size)
     outputs = declared("output", config.output, session.outputs, config.max_batch_size)
     session.reshape(inputs.graph_shapes, outputs.caller_shapes, batched=config.max_batch_size > 0)
     labels = read_labels(folder, config)
     if options.device != "cpu" and config.max_batch_size:
         session.bind_buckets(batch_sizes(config), options)
     times = session.warm_up(
-        warm_up_samples(config, inputs.specs, folder),
+        warm_up_samples(config, (*inputs.specs, *(sequences.inputs if sequences else ())), folder),
         options.warm_up_budget_s,
         instance_count(config),
     )
@@ -100,7 +109,6 @@ def load_version(
             "arena_bytes": memory.arena_bytes,
         },
     )
-    duration_s = time.monotonic() - started_s
     return LoadedVersion(
         config,
         version,
@@ -108,7 +116,8 @@ def load_version(
         inputs.specs,
         outputs.specs,
         labels,
-        LoadRecord(duration_s, times, memory),
+        sequences,
+        LoadRecord(time.monotonic() - started_s, times, memory),
     )
 
 
@@ -145,6 +154,13 @@ class ServedModel:
             batch_policy(config, max_queue_size),
             self.statistics,
         )
+        self.sequences: SequenceScheduler | None = None
+        self._schedule: Schedule = self.batcher.submit
+        if loaded.sequences is not None:
+            self.sequences = SequenceScheduler(
+                config.name, loaded.sequences, self.batcher, self.statistics, max_queue_size
+            )
+            self._schedule = self.sequences.submit
 
     @property
     def pending(self) -> int:
@@ -159,10 +175,10 @@ class ServedModel:
             self.check_strings(request)
             if counts:
                 self.classifier.check(counts)
+            answered = self._schedule(request, rows)
         except InvalidInputError as err:
             self.statistics.failed(1, err)
             raise
-        answered = self.batcher.submit(request, rows)
         return self.classifier.classified(answered, counts) if counts else answered
 
     async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
@@ -195,5 +211,7 @@ class ServedModel:
 
     async def close(self) -> None:
         """Answer what was accepted, then let the session go."""
+        if self.sequences is not None:
+            await self.sequences.close()
         await self.batcher.close()
         self._session.close()

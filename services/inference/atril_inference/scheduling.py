@@ -28,7 +28,8 @@ def check_scheduling(config: ModelConfig) -> None:
     if any(tensor.allow_ragged_batch for tensor in config.input):
         raise NotReadyError("allow_ragged_batch is not supported: a batch has one shape")
     policy = config.dynamic_batching
-    for size in policy.preferred_batch_size:
+    oldest = config.sequence_batching.oldest
+    for size in (*policy.preferred_batch_size, *oldest.preferred_batch_size):
         if not 0 < size <= config.max_batch_size:
             raise NotReadyError(
                 f"preferred_batch_size must be positive and at most max_batch_size, which is "
@@ -67,6 +68,8 @@ def batch_policy(config: ModelConfig, max_queue_size: int) -> BatchPolicy:
     A queue is always bounded: a configuration may lower the server's `max_queue_size`, not raise
     it. Without `dynamic_batching` each request runs alone, as in Triton.
     """
+    if config.HasField("sequence_batching"):
+        return _sequence_policy(config, max_queue_size)
     policy = config.dynamic_batching
     return BatchPolicy(
         max_batch_size=config.max_batch_size if config.HasField("dynamic_batching") else 0,
@@ -77,6 +80,20 @@ def batch_policy(config: ModelConfig, max_queue_size: int) -> BatchPolicy:
         preserve_ordering=policy.preserve_ordering,
         levels=_levels(policy),
         default_level=policy.default_priority_level or 1,
+    )
+
+
+def _sequence_policy(config: ModelConfig, max_queue_size: int) -> BatchPolicy:
+    """Requests of different sequences are batched, as either of Triton's strategies does."""
+    oldest, direct = config.sequence_batching.oldest, config.sequence_batching.direct
+    delay_us = oldest.max_queue_delay_microseconds or direct.max_queue_delay_microseconds
+    return BatchPolicy(
+        max_batch_size=config.max_batch_size,
+        max_queue_delay_s=delay_us / 1e6,
+        max_queue_size=max_queue_size,
+        concurrency=instance_count(config),
+        preferred_batch_sizes=frozenset(oldest.preferred_batch_size),
+        preserve_ordering=oldest.preserve_ordering,
     )
 
 
