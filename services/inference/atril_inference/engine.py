@@ -53,7 +53,7 @@ class Engine:
         load_policy: LoadPolicy = DEFAULT_LOAD_POLICY,
     ) -> None:
         self._repository = repository
-        loader = Loader(repository, options, load_policy)
+        self._loader = loader = Loader(repository, options, load_policy)
         self._manager = ModelManager(Loading(loader.open, loader.load), max_queue_size)
         self._controller = Controller(control, repository, self._manager)
 
@@ -65,6 +65,7 @@ class Engine:
         """Refuse new requests, answer those accepted, let the sessions go."""
         await self._controller.close()
         await self._manager.close()
+        await asyncio.to_thread(self._loader.close)
         await asyncio.to_thread(self._repository.close)
 
     def served(self) -> Iterator[Served]:

@@ -3,11 +3,14 @@
 from typing import NamedTuple
 
 from atril_common.core import LoadOptions
+from atril_common.repository import MODEL_FILE
 from atril_inference.declaration import DEFAULT_MAX_BATCH_SIZE
 from atril_inference.model import LoadedVersion, load_version
+from atril_inference.onnx_files import check_version
 from atril_inference.repository import Repository
 from atril_inference.session_options import SessionOptions
 from atril_inference.sources import ModelSource, VersionSource, open_source
+from atril_inference.trial import Trial
 
 
 class LoadPolicy(NamedTuple):
@@ -15,6 +18,8 @@ class LoadPolicy(NamedTuple):
 
     max_model_bytes: int = 64 << 30
     """Most that the files of one version, or of one load request, may hold."""
+    trial_limit_s: float = 0.0
+    """Seconds for loading a version in a child process first; 0 loads it in this one at once."""
     default_max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
     """Of models that can be batched and have no configuration."""
 
@@ -26,6 +31,7 @@ class Loader:
         self._repository = repository
         self._options = options
         self._policy = policy
+        self._trial = Trial(policy.trial_limit_s)
 
     def open(self, model_name: str, options: LoadOptions) -> ModelSource:
         """Find out what a load is to bring; errors as of `open_source`."""
@@ -38,10 +44,22 @@ class Loader:
             NotReadyError: it cannot be served; the text says why.
             OSError: its files cannot be read.
         """
+        config = source.config
+        check_version(
+            source.folder,
+            version.number,
+            config.default_model_filename or MODEL_FILE,
+            self._policy.max_model_bytes,
+        )
+        self._trial.survive(source.folder.path, version.number, config)
         return load_version(
             source.folder.path,
             version.number,
-            source.config,
+            config,
             self._options,
             self._policy.default_max_batch_size,
         )
+
+    def close(self) -> None:
+        """Let go of what loads needed."""
+        self._trial.close()

@@ -34,7 +34,9 @@ def create_engine(settings: InferenceSettings) -> Engine:
             settings.poll_interval_s,
             tuple(filter(None, settings.load_models.split(","))),
         ),
-        LoadPolicy(settings.max_model_bytes, settings.default_max_batch_size),
+        LoadPolicy(
+            settings.max_model_bytes, settings.trial_limit_s, settings.default_max_batch_size
+        ),
     )
 
 

@@ -26,6 +26,8 @@ class InferenceSettings(BaseSettings):
     """Seconds between two looks at the repository; a change is loaded once two looks agree."""
     load_models: str = ""
     """Under explicit control: what is loaded at the start, names with commas, or `*`."""
+    trial_limit_s: float = Field(120.0, ge=0, le=3600)
+    """Seconds for loading a version in a child process first; 0 loads it in this one at once."""
     default_max_batch_size: int = Field(DEFAULT_MAX_BATCH_SIZE, ge=0, le=1 << 16)
     """Of models that can be batched and have no configuration; 0 batches none of them."""
     max_model_bytes: int = Field(64 << 30, ge=1024)
