@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from wsgiref.simple_server import WSGIServer
 
 import uvicorn
@@ -79,6 +79,16 @@ class Ports:
         )
 
 
+class GrpcConnections(NamedTuple):
+    """How long gRPC connections live, and when silent ones are asked for a sign of life, seconds.
+
+    0 is never. An age sends long-lived clients to another replica now and then.
+    """
+
+    max_age_s: float
+    keepalive_s: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Application:
     """Everything that a process serves."""
@@ -91,6 +101,7 @@ class Application:
     grpc_methods: tuple[Method, ...]
     registry: CollectorRegistry
     drain_s: float
+    connections: GrpcConnections
 
 
 class _HttpServer(uvicorn.Server):
@@ -173,6 +184,8 @@ class ServerProcess:
         return GrpcServer(
             (*methods, *health.methods(), reflection_method((*services, HEALTH_SERVICE))),
             max_message_bytes=application.infer.max_body_bytes,
+            max_connection_age_s=application.connections.max_age_s or None,
+            keepalive_idle_s=application.connections.keepalive_s or None,
         )
 
 

@@ -10,7 +10,7 @@ from atril_common.oip.http import oip_routes
 from atril_common.oip.http_infer import InferHandler
 from atril_common.oip.shared_memory import SharedMemory
 from atril_common.oip.tracing import Tracer
-from atril_common.serving import Application, Ports, serve_until_signal
+from atril_common.serving import Application, GrpcConnections, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
 from atril_gateway.app import create_app
 from atril_gateway.remote import RemoteCore
@@ -44,6 +44,7 @@ def create_application(
         ),
         registry=telemetry.registry,
         drain_s=settings.drain_s,
+        connections=GrpcConnections(settings.grpc_max_connection_age_s, settings.grpc_keepalive_s),
     )
 
 

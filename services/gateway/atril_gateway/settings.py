@@ -37,6 +37,10 @@ class GatewaySettings(BaseSettings):
     """How many requests with big pictures are decoded at once."""
     max_pending_decodes: int = Field(64, ge=1, le=4096)
     """How many requests with big pictures may be decoded or wait for it; more are refused."""
+    grpc_max_connection_age_s: float = Field(0.0, ge=0, le=86_400)
+    """About when a gRPC connection is ended and made anew, so that clients spread; 0 is never."""
+    grpc_keepalive_s: float = Field(60.0, ge=0, le=86_400)
+    """When a silent gRPC client is asked for a sign of life; 0 is never."""
     shared_memory: bool = True
     """Whether clients on this machine may leave tensors in POSIX shared memory that they name."""
     drain_s: float = Field(5.0, ge=0, le=300)

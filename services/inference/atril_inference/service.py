@@ -11,7 +11,7 @@ from atril_common.oip.http import create_oip_app
 from atril_common.oip.http_infer import InferHandler
 from atril_common.oip.shared_memory import SharedMemory
 from atril_common.oip.tracing import Tracer
-from atril_common.serving import Application, Ports, serve_until_signal
+from atril_common.serving import Application, GrpcConnections, Ports, serve_until_signal
 from atril_common.telemetry import Telemetry
 from atril_inference.control import ModelControl
 from atril_inference.engine import Engine
@@ -89,6 +89,7 @@ def create_application(settings: InferenceSettings, engine: Engine) -> Applicati
         grpc_methods=oip_methods(engine, lifecycle, telemetry, controls),
         registry=telemetry.registry,
         drain_s=settings.drain_s,
+        connections=GrpcConnections(settings.grpc_max_connection_age_s, settings.grpc_keepalive_s),
     )
 
 

@@ -62,6 +62,10 @@ class InferenceSettings(BaseSettings):
     """Largest load request; a model's files may travel in it."""
     trace_file: Path | None = None
     """Where the trace extension writes; without it no trace can be asked for."""
+    grpc_max_connection_age_s: float = Field(0.0, ge=0, le=86_400)
+    """About when a gRPC connection is ended and made anew, so that clients spread; 0 is never."""
+    grpc_keepalive_s: float = Field(60.0, ge=0, le=86_400)
+    """When a silent gRPC client is asked for a sign of life; 0 is never."""
     shared_memory: bool = True
     """Whether clients on this machine may leave tensors in POSIX shared memory that they name."""
     drain_s: float = Field(5.0, ge=0, le=300)
