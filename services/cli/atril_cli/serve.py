@@ -29,7 +29,7 @@ def serve_embedded(repository: Path, started: Callable[[Ports], None]) -> None:
     configure_logging("WARNING")
     gateway = load_settings(GatewaySettings)
     inference = load_settings(InferenceSettings)
-    inference = inference.model_copy(update={"model_repository": repository})
+    inference = inference.model_copy(update={"model_repository": str(repository)})
     uvloop.run(_serve(gateway, inference, started))
 
 

@@ -17,7 +17,7 @@ from atril_inference.control import ModelControl
 from atril_inference.engine import Engine
 from atril_inference.loader import LoadPolicy
 from atril_inference.metrics import register_metrics
-from atril_inference.repository import LocalRepository
+from atril_inference.remote_repository import open_repository
 from atril_inference.session_options import SessionOptions
 from atril_inference.settings import InferenceSettings
 from atril_inference.threads import available_threads
@@ -26,7 +26,9 @@ from atril_inference.threads import available_threads
 def create_engine(settings: InferenceSettings) -> Engine:
     """The engine that the settings describe; `Engine.start` loads its repository."""
     return Engine(
-        LocalRepository(settings.model_repository),
+        open_repository(
+            settings.model_repository, settings.repository_cache, settings.max_model_bytes
+        ),
         session_options(settings),
         settings.max_queue_size,
         ModelControl(

@@ -19,7 +19,10 @@ class InferenceSettings(BaseSettings):
         env_prefix="ATRIL_INFERENCE_", frozen=True, protected_namespaces=()
     )
 
-    model_repository: Path = Path("model_repository")
+    model_repository: str = "model_repository"
+    """A folder in Triton's layout, or a URL such as `s3://bucket/models`."""
+    repository_cache: Path | None = None
+    """Where files of a URL are kept over restarts; else they go with the process."""
     model_control_mode: ControlMode = ControlMode.POLL
     """Who changes what is loaded after the start: nobody, the repository, or requests."""
     poll_interval_s: float = Field(5.0, ge=0.05, le=86_400)
@@ -70,6 +73,11 @@ class InferenceSettings(BaseSettings):
     """Whether clients on this machine may leave tensors in POSIX shared memory that they name."""
     drain_s: float = Field(5.0, ge=0, le=300)
     """How long to go on serving after readiness went false on SIGTERM."""
+
+    @field_validator("model_repository", mode="before")
+    @classmethod
+    def _as_text(cls, location: object) -> object:
+        return str(location) if isinstance(location, Path) else location
 
     @field_validator("load_models")
     @classmethod
