@@ -1,7 +1,9 @@
 """ModelStreamInfer over a core whose answers the test gives (2.8)."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +20,7 @@ from atril_common.h2grpc.rpc import RpcContext
 from atril_common.oip import grpc_stream
 from atril_common.oip.controls import Controls
 from atril_common.oip.grpc_stream import StreamInfer
+from atril_common.oip.tracing import Tracer
 from atril_common.telemetry import Telemetry
 
 DEADLINE_S = 10.0
@@ -72,10 +75,16 @@ def response(value: float = 0.0) -> InferResponse:
 class Client:
     """The other end of a stream."""
 
-    def __init__(self, core: Any, metadata: dict[str, str | bytes] | None = None) -> None:
+    def __init__(
+        self,
+        core: Any,
+        metadata: dict[str, str | bytes] | None = None,
+        controls: Controls | None = None,
+    ) -> None:
         self.requests: asyncio.Queue[Any] = asyncio.Queue()
+        controls = controls or Controls()
         context = RpcContext(MappingProxyType(metadata or {}), None, "test")
-        self.answers = StreamInfer(core, Telemetry(), Controls()).handle(self._sent(), context)
+        self.answers = StreamInfer(core, Telemetry(), controls).handle(self._sent(), context)
 
     async def _sent(self) -> AsyncIterator[Any]:
         while (message := await self.requests.get()) is not None:
@@ -244,3 +253,21 @@ async def test_ending_the_stream_closes_a_decoupled_request() -> None:
     await client.next()
     await client.answers.aclose()  # type: ignore[attr-defined]
     await asyncio.wait_for(core.closed.wait(), DEADLINE_S)
+
+
+async def test_requests_of_a_stream_are_traced(tmp_path: Path) -> None:
+    """2.11 trace: as those of ModelInfer are."""
+    tracer = Tracer(tmp_path / "trace.json")
+    tracer.update("", {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
+    core = Core()
+    client = Client(core, controls=Controls(tracer=tracer))
+    client.send(request("a"), None)
+    first = asyncio.create_task(client.next())
+    await until_asked(core, 1)
+    core.asked[0].set_result(response())
+    await first
+    assert await client.ended()
+    await tracer.close()
+    written = json.loads((tmp_path / "trace.json").read_bytes())
+    assert written[0]["model_name"] == "one"
+    assert written[0]["request_id"] == "a"
