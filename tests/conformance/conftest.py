@@ -144,6 +144,14 @@ def rpc(oip: OipServer) -> Iterator[Grpc]:
     client.close()
 
 
+@pytest.fixture(scope="session")
+def onnxruntime(http: httpx.Client) -> None:
+    """For what only a back end that runs the ONNX files itself can do; may skip."""
+    backend = http.get("/v2/models/matmul/config").json()["backend"]
+    if backend != "onnxruntime":
+        pytest.skip(f"this server runs the models in its {backend} back end, which cannot do that")
+
+
 @pytest.fixture
 def raw(oip: OipServer) -> Iterator[RawConnection]:
     """A bare TCP connection to the HTTP port."""

@@ -20,6 +20,8 @@ VALUES = np.array([[1.0, -2.5, 0.0], [np.inf, -np.inf, 3.0]], np.float32)
 
 RAW = (VALUES.view("<u4") >> 16).astype("<u2").tobytes()
 
+pytestmark = pytest.mark.usefixtures("onnxruntime")
+
 
 def entry(**changes: Any) -> dict[str, Any]:
     """The input over HTTP."""

@@ -266,6 +266,7 @@ def test_a_failure_of_the_back_end_is_internal_and_tells_the_reason(transport: T
     assert_refused(transport, call, 500, grpc.StatusCode.INTERNAL, "onnxruntime")
 
 
+@pytest.mark.usefixtures("onnxruntime")
 def test_bytes_that_the_back_end_cannot_hold_are_refused_and_never_altered(
     transport: Transport,
 ) -> None:

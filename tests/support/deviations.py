@@ -27,9 +27,10 @@ def protocol_line(docstring: str | None) -> str:
 
 
 def what_came(message: str) -> str:
-    """The gist of a failure: its first line that says something, short enough for a table."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    gist = " ".join(lines[:2])
+    """The gist of a failure: its first two lines that say something, short enough for a table."""
+    lines = [line.strip() for line in message.splitlines()]
+    gist = " ".join([line for line in lines if line and line[0] not in "+-?"][:2])
+    gist = gist.removeprefix("AssertionError: ")
     gist = gist.replace("|", "\\|").replace("`", "'")
     return gist if len(gist) <= _MAX_CAME else gist[: _MAX_CAME - 1] + "…"
 

@@ -31,6 +31,7 @@ from tests.support.waiting import wait_until
 _START_S = 240.0
 _STOP_S = 30.0
 _WATCH_S = 0.1
+_SHARED_BYTES = 32 * 1024 * 1024
 
 _SUITE = ("pytest", "tests/conformance", "--oip-http", "{http}", "--oip-grpc", "{grpc}")
 
@@ -55,8 +56,14 @@ class TritonPythonModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.batching = int(config["max_batch_size"]) > 0
+        self.decoupled = config.get("model_transaction_policy", {}).get("decoupled", False)
 
     def execute(self, requests):
+        if self.decoupled:
+            final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            for request in requests:
+                request.get_response_sender().send(self.alone(request), flags=final)
+            return None
         if self.batching and len(requests) > 1:
             try:
                 return self.together(requests)
@@ -140,7 +147,7 @@ def triton(environment: Path, repository: Path, *options: str) -> Iterator[tuple
             str(server / "bin" / "tritonserver"),
             f"--model-repository={repository}",
             f"--backend-directory={backends}",
-            f"--cache-directory={server / 'caches'}",
+            f"--backend-config=python,shm-default-byte-size={_SHARED_BYTES}",
             f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}",
             "--http-address=127.0.0.1", "--grpc-address=127.0.0.1",
             "--disable-auto-complete-config", *options,

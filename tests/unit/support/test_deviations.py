@@ -39,8 +39,8 @@ def test_the_cases_of_one_test_are_one_row() -> None:
 
 def test_what_came_fits_in_a_cell() -> None:
     """One line, without what would end the cell."""
-    came = what_came("\nassert 1 == 2\n  where 1 | `x`\nmore\n" + "y" * 500)
-    assert came == "assert 1 == 2 where 1 \\| 'x'"
+    came = what_came("\nAssertionError: b'{}'\n  assert 1 | `x`\n +  where 1 = y\n" + "y" * 500)
+    assert came == "b'{}' assert 1 \\| 'x'"
     assert len(what_came("z" * 500)) == 160
 
 
