@@ -74,6 +74,24 @@ def recurrences_config(name: str = "recurrences") -> ModelConfig:
         )
         state.initial_state.add(data_type="TYPE_FP32", dims=[1], zero_data=True, name="zero")
     config.sequence_batching.oldest.max_candidate_sequences = 64
+    config.sequence_batching.max_sequence_idle_microseconds = 60_000_000
+    return config
+
+
+def scheduled_config(name: str = "scheduled") -> ModelConfig:
+    """A slow model with two priorities, whose requests may set their time-outs."""
+    config = config_of(name, tiny_models.slow(), max_batch_size=1)
+    text_format.Parse(
+        """
+        dynamic_batching {
+          priority_levels: 2 default_priority_level: 2
+          default_queue_policy {
+            allow_timeout_override: true default_timeout_microseconds: 60000000
+          }
+        }
+        """,
+        config,
+    )
     return config
 
 
@@ -142,6 +160,7 @@ def write_conformance_repository(root: Path) -> None:
     decoupled.model_transaction_policy.decoupled = True
     write_model(root, decoupled, {1: alone})
     write_model(root, recurrences_config(), {1: tiny_models.two_recurrences()})
+    write_model(root, scheduled_config(), {1: tiny_models.slow()})
     _write_versions(root)
 
 

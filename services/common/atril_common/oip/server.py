@@ -15,6 +15,8 @@ EXTENSIONS = (
     "model_repository",
     "model_repository(unload_dependents)",
     "parameters",
+    "schedule_policy",
+    "sequence",
     "statistics",
     "trace",
 )
