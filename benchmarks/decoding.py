@@ -18,9 +18,10 @@ import torch
 
 from atril_common.batching import BatchResult
 from atril_common.core import InferRequest
-from atril_inference.decoding.layout import CACHE_LENGTH, Node, StepLayout, next_name, update_name
+from atril_inference.decoding.layout import CACHE_LENGTH, StepLayout, next_name, update_name
 from atril_inference.decoding.scheduler import ContinuousDecoder, DecodingLimits
 from atril_inference.decoding.search import BeamSearch, GreedySearch, Search
+from atril_inference.session import tensor_specs
 from atril_models import create_model
 from atril_models.translation import SequenceToSequence
 from atril_training.export import export_graph
@@ -49,10 +50,7 @@ class Graph:
     def layout(self) -> StepLayout:
         """Of a step."""
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        return StepLayout.read(
-            [Node(n.name, n.type, n.shape) for n in inputs],
-            [Node(n.name, n.type, n.shape) for n in outputs],
-        )
+        return StepLayout.read(tensor_specs(inputs), tensor_specs(outputs))
 
 
 class Unobserved:

@@ -8,7 +8,7 @@ import onnxruntime as ort
 from atril_common.batching import BatchResult
 from atril_common.core import InferRequest
 from atril_common.tasks import TranslationTask
-from atril_inference.decoding.layout import Node, StepLayout
+from atril_inference.decoding.layout import StepLayout
 from atril_models.translation import StepContract
 from atril_training.export import export_graph
 from atril_training.parity import open_session
@@ -71,9 +71,5 @@ class GraphExecutor:
     def layout(self) -> StepLayout:
         """Of a step's graph."""
         return StepLayout.read(
-            _nodes(self.session.get_inputs()), _nodes(self.session.get_outputs())
+            tensor_specs(self.session.get_inputs()), tensor_specs(self.session.get_outputs())
         )
-
-
-def _nodes(arguments: list[ort.NodeArg]) -> list[Node]:
-    return [Node(argument.name, argument.type, argument.shape) for argument in arguments]

@@ -2,7 +2,7 @@
 
     <root>/<model>/config.pbtxt
     <root>/<model>/labels.txt              (classifiers)
-    <root>/<model>/<version>/model.onnx
+    <root>/<model>/<version>/model.onnx     (or the graphs of a translator)
     <root>/<model>/<version>/card.json
 
 Names that begin with a dot are staging or foreign and are never models.
@@ -13,6 +13,8 @@ from pathlib import Path
 
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.onnx"
+ENCODER_FILE, DECODER_FILE, EXPLAINER_FILE = "encoder.onnx", "decoder.onnx", "explainer.onnx"
+"""What a version of a translator (`backend: "atril"`) holds; the last where it attends."""
 CARD_FILE = "card.json"
 LABELS_FILE = "labels.txt"
 

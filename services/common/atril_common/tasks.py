@@ -19,6 +19,13 @@ from atril_common.errors import InvalidInputError
 TASK_KEY = "atril.task"
 CLASSIFICATION = "classification"
 
+TEXT_INPUT, TEXT_OUTPUT = "text_input", "text_output"
+"""Tensors of a model that takes a text and answers texts, named as Triton's language models do."""
+SCORE, FINISHED = "score", "finished"
+"""Of each text: by what it is ranked, and whether it was written to its end."""
+SOURCE_TOKENS, TARGET_TOKENS, ATTENTION = "source_tokens", "target_tokens", "attention"
+"""Of an explained text: the tokens read and written, and a weight for each pair of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:

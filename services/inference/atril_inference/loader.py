@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 from atril_common.core import LoadOptions
-from atril_common.repository import MODEL_FILE
 from atril_inference.declaration import DEFAULT_MAX_BATCH_SIZE
-from atril_inference.model import LoadedVersion, load_version
+from atril_inference.kinds import graph_files, load_any
 from atril_inference.onnx_files import check_version
 from atril_inference.repository import Repository
+from atril_inference.served import Loaded
 from atril_inference.session_options import SessionOptions
 from atril_inference.sources import ModelSource, VersionSource, open_source
 from atril_inference.trial import Trial
@@ -37,7 +37,7 @@ class Loader:
         """Find out what a load is to bring; errors as of `open_source`."""
         return open_source(self._repository, model_name, options, self._policy.max_model_bytes)
 
-    def load(self, source: ModelSource, version: VersionSource) -> LoadedVersion:
+    def load(self, source: ModelSource, version: VersionSource) -> Loaded:
         """Load one version.
 
         Raises:
@@ -45,14 +45,12 @@ class Loader:
             OSError: its files cannot be read.
         """
         config = source.config
-        check_version(
-            source.folder,
-            version.number,
-            config.default_model_filename or MODEL_FILE,
-            self._policy.max_model_bytes,
-        )
+        for file_name in graph_files(config):
+            check_version(
+                source.folder, version.number, file_name, self._policy.max_model_bytes
+            )
         self._trial.survive(source.folder.path, version.number, config)
-        return load_version(
+        return load_any(
             source.folder.path,
             version.number,
             config,

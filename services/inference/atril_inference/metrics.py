@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
+    CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
@@ -16,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from atril_common.histogram import Histogram
+from atril_inference.decoding.statistics import DecodingStatistics
 from atril_inference.engine import Engine
 from atril_inference.machine import MachineCollector
 from atril_inference.manager import READY
@@ -40,6 +42,17 @@ _COUNTS: tuple[tuple[str, str, Callable[[ModelStatistics], int]], ...] = (
     ("nv_inference_exec_count", "Batches executed.", lambda s: s.execution_count),
 )
 
+_DECODING: tuple[tuple[str, str, Callable[[DecodingStatistics], Histogram]], ...] = (
+    ("wait_seconds", "From a request to its slots.", lambda d: d.wait),
+    (
+        "time_to_first_token_seconds",
+        "From a request to its first step taken.",
+        lambda d: d.time_to_first_token,
+    ),
+    ("step_seconds", "One step with its search.", lambda d: d.step),
+    ("step_rows", "Hypotheses of one step.", lambda d: d.rows),
+)
+
 
 def register_metrics(registry: CollectorRegistry, engine: Engine) -> None:
     """Add the engine's metrics, and those of the machine that it runs on."""
@@ -60,6 +73,7 @@ class EngineCollector(Collector):
         yield from _durations(models)
         yield from _gauges(models)
         yield from _sessions(models)
+        yield from _decoders(models)
         ready = GaugeMetricFamily(
             "atril_model_ready", "1 if the version answers requests.", labels=_MODEL
         )
@@ -156,3 +170,28 @@ def _sessions(models: list[Served]) -> Iterator[Metric]:
         memory.add_metric([*labels, *where, "session"], taken_memory.session_bytes)
         memory.add_metric([*labels, *where, "arena"], taken_memory.arena_bytes)
     yield from (provider, nodes, warm_up, memory)
+
+
+def _decoders(models: list[Served]) -> Iterator[Metric]:
+    tokens = CounterMetricFamily("atril_decoding_tokens", "Tokens written.", labels=_MODEL)
+    slots = GaugeMetricFamily("atril_decoding_active_slots", "Hypotheses under way.", labels=_MODEL)
+    waiting = GaugeMetricFamily(
+        "atril_decoding_waiting_requests", "Requests that wait for slots.", labels=_MODEL
+    )
+    histograms = [
+        (HistogramMetricFamily(f"atril_decoding_{name}", text, labels=_MODEL), read)
+        for name, text, read in _DECODING
+    ]
+    for model in models:
+        decoding = model.decoding
+        if decoding is None:
+            continue
+        labels = _labels(model)
+        active_slots, waiting_requests = decoding.slots()
+        tokens.add_metric(labels, decoding.tokens)
+        slots.add_metric(labels, active_slots)
+        waiting.add_metric(labels, waiting_requests)
+        for family, read in histograms:
+            histogram = read(decoding)
+            family.add_metric(labels, histogram.cumulative(), histogram.sum)
+    yield from (tokens, slots, waiting, *(family for family, _ in histograms))

@@ -56,6 +56,10 @@ class LoadedVersion(NamedTuple):
         """See `Loaded.serve`."""
         return ServedModel(self, max_queue_size)
 
+    def close(self) -> None:
+        """See `Loaded.close`."""
+        self.session.close()
+
 
 def load_version(
     folder: Path,

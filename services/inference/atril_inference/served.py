@@ -38,7 +38,11 @@ class Served(Protocol):
     placement: Placement
     load_record: LoadRecord
     statistics: ModelStatistics
-    decoding: DecodingStatistics | None
+
+    @property
+    def decoding(self) -> DecodingStatistics | None:
+        """See above."""
+        ...
 
     @property
     def pending(self) -> int:
@@ -71,4 +75,8 @@ class Loaded(Protocol):
 
     def serve(self, max_queue_size: int) -> Served:
         """Put it behind its queue, on the event loop."""
+        ...
+
+    def close(self) -> None:
+        """Let its sessions go, if it is not to be served."""
         ...

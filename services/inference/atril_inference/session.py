@@ -72,8 +72,8 @@ class OnnxSession:
         self._run_options = run_options
         self._model_version = model_version
         self.placement = placement
-        self.inputs = _specs(session.get_inputs())
-        self.outputs = _specs(session.get_outputs())
+        self.inputs = tensor_specs(session.get_inputs())
+        self.outputs = tensor_specs(session.get_outputs())
         self._output_names = tuple(spec.name for spec in self.outputs)
         self._has_bfloat16 = any(s.datatype == "BF16" for s in (*self.inputs, *self.outputs))
         self._string_inputs = [s.name for s in self.inputs if s.datatype == "BYTES"]
@@ -208,7 +208,12 @@ def _each(convert: Callable[[Any], Any], tensor: Tensor) -> Tensor:
     return result.reshape(tensor.shape)
 
 
-def _specs(nodes: list[ort.NodeArg]) -> tuple[TensorSpec, ...]:
+def tensor_specs(nodes: Iterable[ort.NodeArg]) -> tuple[TensorSpec, ...]:
+    """Inputs or outputs of a graph; free dimensions are -1.
+
+    Raises:
+        NotReadyError: one has a type that is not served.
+    """
     specs = []
     for node in nodes:
         if node.type not in _DATATYPES:

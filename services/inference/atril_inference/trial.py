@@ -19,7 +19,7 @@ import orjson
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.errors import NotReadyError
-from atril_inference.model import load_version
+from atril_inference.kinds import load_any
 from atril_inference.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def main() -> None:
         signal.alarm(int(limit_s) + 1)  # should the parent be gone by then
         config = ModelConfig.FromString(base64.b64decode(serialized))
         try:
-            load_version(Path(folder), version, config, _CPU).session.close()
+            load_any(Path(folder), version, config, _CPU).close()
         except Exception:  # noqa: BLE001  # the server finds the same, and says it
             logger.debug("trial_failed")
         signal.alarm(0)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atril_common.errors import NotReadyError
+from atril_common.tensors import DTYPES, TensorSpec
 
 TOKEN, SOURCE, SOURCE_LENGTH = "token", "source", "source_length"
 POSITION, CACHE_LENGTH = "position", "cache_length"
@@ -21,19 +22,8 @@ LOGITS, ATTENTION = "logits", "attention"
 
 _MEMORY, _STATE, _CACHE = "memory_", "state_", "cache_"
 _PLACES = frozenset({TOKEN, SOURCE_LENGTH, POSITION, CACHE_LENGTH})
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(int64)": np.dtype(np.int64),
-}
-
-
-class Node(NamedTuple):
-    """An input or output of a graph; a dimension is a number, or a name where it is free."""
-
-    name: str
-    type: str
-    shape: list[int | str]
+_KEPT = frozenset({"FP32", "FP16", "INT64"})
+"""Datatypes of what is remembered."""
 
 
 class RowTensor(NamedTuple):
@@ -67,8 +57,8 @@ class StepLayout(NamedTuple):
     attends: bool
 
     @classmethod
-    def read(cls, inputs: Iterable[Node], outputs: Iterable[Node]) -> "StepLayout":
-        """The layout of a graph.
+    def read(cls, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> "StepLayout":
+        """The layout of a graph; free dimensions are -1, the first of each tensor is the batch.
 
         Raises:
             NotReadyError: the graph is not one step of a decoder; the text names the tensor.
@@ -95,7 +85,7 @@ class StepLayout(NamedTuple):
                 raise NotReadyError(f"input '{cache.name}' has no free dimension to grow in")
         logits = _require(answers, LOGITS)
         vocabulary = logits.shape[-1]
-        if TOKEN not in places or not isinstance(vocabulary, int):
+        if TOKEN not in places or vocabulary < 1:
             raise NotReadyError("a decoding step takes 'token' and answers logits of a fixed width")
         return cls(
             tuple(roles[_MEMORY]),
@@ -117,18 +107,18 @@ def update_name(cache_name: str) -> str:
     return f"update_{cache_name.removeprefix(_CACHE)}"
 
 
-def _row_tensor(node: Node) -> RowTensor:
-    free = [index for index, dim in enumerate(node.shape[1:]) if not isinstance(dim, int)]
-    if node.type not in _DTYPES or isinstance(node.shape[0], int) or len(free) > 1:
+def _row_tensor(node: TensorSpec) -> RowTensor:
+    batch, *dims = node.shape or (0,)
+    free = [index for index, dim in enumerate(dims) if dim == -1]
+    if node.datatype not in _KEPT or batch != -1 or len(free) > 1:
         raise NotReadyError(
-            f"input '{node.name}' of {node.type} {node.shape} cannot be kept by row: expected a "
-            f"free batch and at most one other free dimension"
+            f"input '{node.name}' of {node.datatype} {list(node.shape)} cannot be kept by row: "
+            f"expected a free batch and at most one other free dimension"
         )
-    dims = tuple(dim if isinstance(dim, int) else -1 for dim in node.shape[1:])
-    return RowTensor(node.name, _DTYPES[node.type], dims, free[0] if free else None)
+    return RowTensor(node.name, DTYPES[node.datatype], tuple(dims), free[0] if free else None)
 
 
-def _require(answers: dict[str, Node], name: str) -> Node:
+def _require(answers: dict[str, TensorSpec], name: str) -> TensorSpec:
     if name not in answers:
         raise NotReadyError(f"a decoding step has to answer '{name}', this one {sorted(answers)}")
     return answers[name]

@@ -6,25 +6,26 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atril_inference.decoding.layout import Node, StepLayout
+from atril_common.tensors import TensorSpec
+from atril_inference.decoding.layout import StepLayout
 from atril_inference.decoding.slots import BUCKET, SlotTable
 
 CAPACITY = 6
 LAYOUT = StepLayout.read(
     [
-        Node("token", "tensor(int64)", ["batch"]),
-        Node("source_length", "tensor(int64)", ["batch"]),
-        Node("memory_flat", "tensor(float)", ["batch", 2]),
-        Node("memory_long", "tensor(float)", ["batch", "source", 2]),
-        Node("state_h", "tensor(float)", ["batch", 3]),
-        Node("position", "tensor(int64)", ["batch"]),
-        Node("cache_length", "tensor(int64)", ["batch"]),
-        Node("cache_key", "tensor(float)", ["batch", 2, "cache", 1]),
+        TensorSpec("token", "INT64", (-1,)),
+        TensorSpec("source_length", "INT64", (-1,)),
+        TensorSpec("memory_flat", "FP32", (-1, 2)),
+        TensorSpec("memory_long", "FP32", (-1, -1, 2)),
+        TensorSpec("state_h", "FP32", (-1, 3)),
+        TensorSpec("position", "INT64", (-1,)),
+        TensorSpec("cache_length", "INT64", (-1,)),
+        TensorSpec("cache_key", "FP32", (-1, 2, -1, 1)),
     ],
     [
-        Node("logits", "tensor(float)", ["batch", 5]),
-        Node("next_state_h", "tensor(float)", ["batch", 3]),
-        Node("update_key", "tensor(float)", ["batch", 2, 1, 1]),
+        TensorSpec("logits", "FP32", (-1, 5)),
+        TensorSpec("next_state_h", "FP32", (-1, 3)),
+        TensorSpec("update_key", "FP32", (-1, 2, 1, 1)),
     ],
 )
 
