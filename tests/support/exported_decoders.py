@@ -9,8 +9,9 @@ from atril_common.batching import BatchResult
 from atril_common.core import InferRequest
 from atril_common.tasks import TranslationTask
 from atril_inference.decoding.layout import StepLayout
+from atril_inference.session import tensor_specs
 from atril_models.translation import StepContract
-from atril_training.export import export_graph
+from atril_training.export import Export, export_graph
 from atril_training.parity import open_session
 from atril_training.tasks.translation_exports import DECODER, ENCODER, EXPLAINER, export_parts
 from tests.support.slim_translators import BOS, EOS, random_tokens, slim_translator
@@ -42,12 +43,15 @@ class ExportedParts(NamedTuple):
 @lru_cache
 def exported_parts(form: str) -> ExportedParts:
     """The graphs of a slim form with fresh weights."""
-    network = slim_translator(form)
+    exports = exports_of(form, TASK)
+    contract = slim_translator(form).contract
+    return ExportedParts(contract, {export.suffix: export_graph(export) for export in exports})
+
+
+def exports_of(form: str, task: TranslationTask) -> tuple[Export, ...]:
+    """What a course would publish of it."""
     sources = [random_tokens(1 + n % 9, seed=n).tolist() for n in range(64)]
-    exports = export_parts(network, sources, TASK)
-    return ExportedParts(
-        network.contract, {export.suffix: export_graph(export) for export in exports}
-    )
+    return export_parts(slim_translator(form), sources, task)
 
 
 class GraphExecutor:

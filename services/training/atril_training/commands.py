@@ -193,7 +193,7 @@ def summary(published: PublishedModel) -> str:
         f"{figure_text(metric.baseline_value)}"
         for metric in published.judgement.metrics(recipe)
     ]
-    for path, proof in zip(published.paths, published.proofs, strict=True):
+    for path, proof in zip(published.paths, published.proofs, strict=False):
         lines.append(
             f"parity     {path.parent.name}: PyTorch and ONNX Runtime within "
             f"{proof.parity.max_abs:.1e} in {len(proof.parity.cases)} cases"
@@ -201,6 +201,8 @@ def summary(published: PublishedModel) -> str:
         lines.append(
             f"published  {path}, {proof.size_bytes / 1e6:.2f} MB, {proof.latency.p50_ms:.2f} ms"
         )
+    wholes = published.paths[len(published.proofs) :]
+    lines += [f"published  {path}, the parts above as one model" for path in wholes]
     return "\n".join(lines)
 
 

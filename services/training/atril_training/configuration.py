@@ -5,7 +5,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.repository import LABELS_FILE
-from atril_common.tasks import write_task
+from atril_common.tasks import TranslationTask, write_task
 from atril_training.export import Export, OutputSpec, TensorSpec
 
 _DATATYPES = {
@@ -37,7 +37,8 @@ def model_config(model_name: str, export: Export) -> ModelConfig:
             label_filename=LABELS_FILE if output.labelled else "",
         )
     config.dynamic_batching.SetInParent()  # present and empty: batching with its defaults
-    if export.task is not None:
+    # What a translator is for belongs to the whole, see `composition`.
+    if export.task is not None and not isinstance(export.task, TranslationTask):
         write_task(config, export.task)
     return config
 

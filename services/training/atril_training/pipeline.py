@@ -1,14 +1,16 @@
 """From a recipe to published models: train, judge, export, prove, publish."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from atril_common.errors import RefusedError
+from atril_common.repository import MODEL_FILE
 from atril_models import Network
 from atril_training.card import Judgement, Proof, Training, build_card, card_of_graph
+from atril_training.composition import compose
 from atril_training.configuration import model_config
 from atril_training.datasets import FileSource
 from atril_training.errors import DivergedError
@@ -23,7 +25,10 @@ from atril_training.tasks import Course, prepare
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PublishedModel:
-    """What came of a recipe; `paths` are the folders of the versions, the whole model's last."""
+    """What came of a recipe; `paths` are the folders of the versions, the whole model's last.
+
+    `proofs` has one entry for each graph; a translator's last path is that of all its graphs.
+    """
 
     paths: tuple[Path, ...]
     recipe: Recipe
@@ -69,17 +74,24 @@ def train_and_publish(
     proofs = tuple(map(prove, exports, graphs))
     for export, proof in zip(exports, proofs, strict=True):
         require_parity(model_name + export.suffix, proof.parity)
-    names = [model_name + export.suffix for export in exports]
+    composition = compose(model_name, exports)
+    own_names = [model_name + export.suffix for export in exports]
+    names = own_names if composition is None else [*own_names, model_name]
     card = build_card(course, network, training, judgement)
     publications = [
         Publication(
-            model_config(name, export),
+            model_config(own_name, export),
             export.labels,
-            graph,
+            {MODEL_FILE: graph},
             card_of_graph(card, proof, model_name, names),
         )
-        for name, export, graph, proof in zip(names, exports, graphs, proofs, strict=True)
+        for own_name, export, graph, proof in zip(own_names, exports, graphs, proofs, strict=True)
     ]
+    if composition is not None:
+        files = {name: graphs[place] for name, place in composition.files.items()}
+        whole = replace(proofs[composition.step], size_bytes=sum(map(len, files.values())))
+        of_whole = card_of_graph(card, whole, model_name, names)
+        publications.append(Publication(composition.config, (), files, of_whole))
     paths = publish_together(publications, repository)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return PublishedModel(paths, recipe, training, judgement, parameters, proofs)
@@ -97,6 +109,8 @@ def check_publishable(course: Course, model_name: str, repository: Path) -> None
     for export in exports:
         name = model_name + export.suffix
         check_fits(model_config(name, export), export.labels, repository)
+    if composition := compose(model_name, exports):
+        check_fits(composition.config, (), repository)
 
 
 def train_course(course: Course, reporter: Reporter, device: str) -> tuple[Network, Training]:

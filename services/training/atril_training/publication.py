@@ -29,7 +29,6 @@ from atril_common.repository import (
     CARD_FILE,
     CONFIG_FILE,
     LABELS_FILE,
-    MODEL_FILE,
     is_model_name,
     list_versions,
 )
@@ -42,12 +41,13 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 class Publication:
     """What is to be published.
 
-    `card` is the model card without the checksums of the files, which publication adds.
+    `files` are the version's own, by name, of which one is the graph in most models; `card` is the
+    model card without the checksums of the files, which publication adds.
     """
 
     config: ModelConfig
     labels: tuple[str, ...]
-    onnx_model: bytes
+    files: Mapping[str, bytes]
     card: Mapping[str, object]
 
     @property
@@ -202,13 +202,14 @@ def _publish_version(publication: Publication, number: int, repository: Path) ->
 
 def _write_version(folder: Path, publication: Publication, shared: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True)
-    files = {MODEL_FILE: publication.onnx_model, **shared}
+    files = {**publication.files, **shared}
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     card = orjson.dumps(
         {**publication.card, "files_sha256": checksums},
         option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
     )
-    _write(folder / MODEL_FILE, publication.onnx_model, read_only=True)
+    for name, content in publication.files.items():
+        _write(folder / name, content, read_only=True)
     _write(folder / CARD_FILE, card, read_only=True)
     _sync_folder(folder)
 

@@ -19,7 +19,7 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP16, TYPE_FP32, ModelConfig
 
 from atril_common.errors import InvalidInputError, RefusedError
 from atril_common.model_config import config_to_text, read_config
-from atril_common.repository import list_models, list_versions
+from atril_common.repository import MODEL_FILE, list_models, list_versions
 from atril_common.tasks import ClassificationTask, ImageInput, write_task
 from atril_training.publication import Publication, check_fits, publish_together
 
@@ -36,7 +36,7 @@ def _config(name: str = "toy", task: ClassificationTask = TASK) -> ModelConfig:
 
 
 def _publication(onnx_model: bytes = b"weights") -> Publication:
-    return Publication(_config(), LABELS, onnx_model, {"seed": 1})
+    return Publication(_config(), LABELS, {MODEL_FILE: onnx_model}, {"seed": 1})
 
 
 def publish(publication: Publication, repository: Path) -> Path:
@@ -289,7 +289,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(count):
     weights = f"{worker}.{turn}".encode()
-    publication = Publication(ModelConfig(name="toy"), (), weights, {})
+    publication = Publication(ModelConfig(name="toy"), (), {"model.onnx": weights}, {})
     print(publish_together([publication], repository)[0].name)
 """
 
@@ -339,7 +339,7 @@ def test_killed_publisher_leaves_nothing_that_matters(tmp_path: Path) -> None:
 
 
 def _part(name: str, onnx_model: bytes = b"weights") -> Publication:
-    return Publication(_config(name), LABELS, onnx_model, {"seed": 1})
+    return Publication(_config(name), LABELS, {MODEL_FILE: onnx_model}, {"seed": 1})
 
 
 def test_models_that_belong_together_get_the_same_number(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from atril_common.errors import RefusedError
-from atril_common.tasks import TranslationTask
+from atril_common.tasks import TranslationTask, read_task
 from atril_models import Network
 from atril_models.translation import Search, SequenceToSequence, decode
 from atril_training.card import Judgement
+from atril_training.composition import compose
 from atril_training.configuration import model_config
 from atril_training.datasets import ParallelDataset, file_source
 from atril_training.datasets.number_corpus import date_pair
@@ -257,7 +258,7 @@ def graphs(exported: tuple[TranslationCourse, Network, list[Export]]) -> dict[st
 def test_every_part_is_published(
     exported: tuple[TranslationCourse, Network, list[Export]],
 ) -> None:
-    """Encoder, explaining step where there is attention, and last the step, which has the task."""
+    """Encoder, explaining step where there is attention, the step, and the whole of them."""
     course, network, exports = exported
     contract = translator(network).contract
     explainer = ["-explainer"] if contract.attends else []
@@ -270,6 +271,17 @@ def test_every_part_is_published(
     assert tokenizer.encode("March 3, 2021") == course.tokenizer.encode("March 3, 2021")
     config = model_config("dates-decoder", exports[-1])
     assert [value.name for value in config.input] == [s.name for s in contract.decoder_inputs]
+    assert read_task(config) is None
+
+    whole = compose("dates", exports)
+    assert whole is not None
+    assert (whole.config.name, whole.config.backend) == ("dates", "atril")
+    assert read_task(whole.config) == task
+    assert {name: exports[place].suffix for name, place in whole.files.items()} == {
+        "encoder.onnx": "-encoder",
+        "decoder.onnx": "-decoder",
+        **({"explainer.onnx": "-explainer"} if explainer else {}),
+    }
 
 
 def test_every_part_agrees_with_torch(

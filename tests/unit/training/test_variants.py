@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from atril_common.core import InferRequest
 from atril_common.errors import NotFoundError, RefusedError
 from atril_common.model_config import read_config
+from atril_common.repository import MODEL_FILE
 from atril_common.tasks import read_task
 from atril_inference.engine import Engine
 from atril_inference.repository import LocalRepository
@@ -64,7 +65,7 @@ def publish_course(
         own = name + export.suffix
         of_graph = card_of_graph(card, prove(export, content), name, [own])
         publications.append(
-            Publication(model_config(own, export), export.labels, content, of_graph)
+            Publication(model_config(own, export), export.labels, {MODEL_FILE: content}, of_graph)
         )
     publish_together(publications, repository)
 

@@ -169,7 +169,7 @@ def _publish(
         Publication(
             model_config(own_name, export),
             export.labels,
-            converted[export.suffix],
+            {MODEL_FILE: converted[export.suffix]},
             card_of_graph(card, proof, name, names),
         )
         for own_name, export, proof in zip(names, exports, proofs, strict=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from atril_common.core import ParameterValue
 from atril_common.errors import InvalidInputError, NotReadyError, UnsupportedError
@@ -17,7 +16,7 @@ from atril_inference.decoding.translation import TranslationOptions, Translator,
 from atril_training.tasks.translation_exports import DECODER, ENCODER, EXPLAINER
 from atril_training.tokenization import EOS_ID, BytePairTokenizer
 from tests.support.exported_decoders import TASK, GraphExecutor, exported_parts
-from tests.support.slim_translators import VOCABULARY
+from tests.support.translator_repository import word_tokenizer
 
 GREEDY = TranslationOptions(beam=1, length_penalty=0.0, max_length=12, n_best=1, explain=False)
 
@@ -35,16 +34,6 @@ class Unobserved:
         """See `DecodingObserver`."""
 
 
-def words() -> str:
-    """A tokenizer of whole words, as many as the slim networks know."""
-    names = ["<pad>", "<bos>", "<eos>", *(f"w{n}" for n in range(3, VOCABULARY))]
-    tokenizer = Tokenizer(
-        models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="w3")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return str(tokenizer.to_str())
-
-
 @asynccontextmanager
 async def translator(form: str = "bahdanau", *, explains: bool = True) -> AsyncIterator[Translator]:
     """A translator over the graphs of a slim form."""
@@ -58,7 +47,7 @@ async def translator(form: str = "bahdanau", *, explains: bool = True) -> AsyncI
 
     subject = Translator(
         form,
-        replace(TASK, tokenizer=words()),
+        replace(TASK, tokenizer=word_tokenizer()),
         decoder(DECODER),
         decoder(EXPLAINER) if explains else None,
     )
