@@ -46,9 +46,7 @@ class Loader:
         """
         config = source.config
         for file_name in graph_files(config):
-            check_version(
-                source.folder, version.number, file_name, self._policy.max_model_bytes
-            )
+            check_version(source.folder, version.number, file_name, self._policy.max_model_bytes)
         self._trial.survive(source.folder.path, version.number, config)
         return load_any(
             source.folder.path,

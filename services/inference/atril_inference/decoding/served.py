@@ -67,6 +67,12 @@ class Parts(NamedTuple):
     decoder: OnnxSession
     explainer: OnnxSession | None
 
+    def close(self) -> None:
+        """Let the sessions go; nothing may be running."""
+        for session in self:
+            if session is not None:
+                session.close()
+
 
 class LoadedTranslator(NamedTuple):
     """Sessions that are ready to be driven; made off the event loop."""
@@ -81,6 +87,10 @@ class LoadedTranslator(NamedTuple):
     def serve(self, max_queue_size: int) -> "ServedTranslator":
         """See `Loaded.serve`."""
         return ServedTranslator(self, max_queue_size)
+
+    def close(self) -> None:
+        """See `Loaded.close`."""
+        self.parts.close()
 
 
 class ServedTranslator:
@@ -156,9 +166,7 @@ class ServedTranslator:
     async def close(self) -> None:
         """Answer what was accepted, then let the sessions go."""
         await self._translator.close()
-        for session in self._parts:
-            if session is not None:
-                session.close()
+        self._parts.close()
 
     def _decoder(self, step: OnnxSession, slots: int, max_queue_size: int) -> ContinuousDecoder:
         decoder = ContinuousDecoder(
