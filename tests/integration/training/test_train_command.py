@@ -18,9 +18,9 @@ from atril_training.datasets import PICTURE_DATASETS, file_source
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with LeNet-5 in it, trained by the default recipe."""
+    """A repository with LeNet-5 and its variants in it, trained by the default recipe."""
     root = tmp_path_factory.mktemp("repository")
-    result = _train(root)
+    result = _train(root, "--variant", "fp16", "--variant", "int8")
     assert result.exit_code == 0, result.output
     return root
 
@@ -41,6 +41,17 @@ def test_default_model_meets_its_bar(repository: Path) -> None:
     assert values["tail_accuracy"]["value"] >= values["tail_accuracy"]["bar"]["bound"]
     logits = [case["outputs"][0] for case in card["parity"]["cases"]]
     assert [output["argmax_agreement"] for output in logits] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_variant_loses_at_most_half_a_point(repository: Path, precision: str) -> None:
+    """Of the accuracy of the default model, by the variant's own card."""
+    card = orjson.loads((repository / f"lenet5-{precision}" / "1" / "card.json").read_bytes())
+    fp32 = orjson.loads((repository / "lenet5" / "1" / "card.json").read_bytes())
+    accuracy = fp32["figures"]["test_accuracy"]
+    assert card["figures"]["test_accuracy"] >= accuracy - 0.005 - 1e-6
+    assert card["variant"]["of"]["sha256"]["lenet5"] == fp32["files_sha256"]["model.onnx"]
 
 
 @pytest.mark.slow
