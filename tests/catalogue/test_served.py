@@ -1,9 +1,11 @@
 """Every published graph answers through the gateway, over HTTP and gRPC, as ONNX Runtime does."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
+import httpx
 import numpy as np
 import onnxruntime
 import pytest
@@ -13,6 +15,10 @@ from numpy.typing import NDArray
 from tritonclient.utils import triton_to_np_dtype
 
 from atril_common.repository import list_models
+from atril_training.datasets import file_source
+from atril_training.recipes import find_recipe
+from atril_training.tasks import prepare
+from atril_training.tasks.translation import TranslationCourse
 from tests.support.processes import ServerProcess
 
 from .conftest import Built
@@ -64,7 +70,11 @@ def test_every_model_answers_as_onnx_runtime_does(
     """Each output of each graph is what a session on the published file gives."""
     module, server = client
     as_json = {} if module is tritonclient.http else {"as_json": True}
-    names = list_models(built.repository)
+    names = [
+        name
+        for name in list_models(built.repository)
+        if (built.repository / name / "1" / "model.onnx").is_file()
+    ]
     for name in names:
         tensors = _inputs(server.get_model_metadata(name, **as_json))
         asked = []
@@ -83,3 +93,26 @@ def test_every_model_answers_as_onnx_runtime_does(
                 answer.as_numpy(output), expected, atol=1e-4, err_msg=f"{name}: {output}"
             )
     assert names
+
+
+@pytest.mark.parametrize("name", ["rnn-encoder-decoder", "bahdanau", "transformer"])
+def test_every_translator_translates_what_it_never_saw(
+    name: str, catalogue_server: ServerProcess
+) -> None:
+    """Served, many at once, it meets the bar of exact translations that it was published with."""
+    course = prepare(find_recipe(name), file_source(None))
+    assert isinstance(course, TranslationCourse)
+    pairs = course.dataset.tests["test"]
+    (bar,) = (bar for bar in course.recipe.bars if bar.metric == "test_exact_match")
+
+    with httpx.Client(base_url=catalogue_server.http_url, timeout=60) as http:
+
+        def translate(text: str) -> str:
+            answer = http.post(f"/v2/models/{name}/generate", json={"text_input": text})
+            return str(answer.raise_for_status().json()["text_output"])
+
+        with ThreadPoolExecutor(16) as callers:
+            found = list(callers.map(translate, [pair.source for pair in pairs]))
+
+    right = sum(mine == pair.target for mine, pair in zip(found, pairs, strict=True))
+    assert bar.is_met(right / len(pairs))
