@@ -7,8 +7,8 @@ that holds it; the rows that it does not fill are computed and dropped, as rows 
 know of each other. So the device meets the same few shapes for ever: its arena does not grow, and
 each size can be captured as a CUDA graph of its own.
 
-On the CPU there is nothing to copy to and nothing to gain (`benchmarks/io_binding.py`); it works
-there all the same, which is how the tests run it.
+On the CPU there is nothing to copy to, and a plain run serves single requests better
+(`benchmarks/io_binding.py`); it works there all the same, which is how the tests run it.
 """
 
 import logging
