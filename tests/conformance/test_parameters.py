@@ -129,3 +129,28 @@ def test_a_grpc_parameter_of_the_wrong_kind_is_named(rpc: Grpc, parameters: Any)
         infer(rpc, parameters)
     assert refused.value.status is grpc.StatusCode.INVALID_ARGUMENT
     assert next(iter(parameters)) in refused.value.text
+
+
+@pytest.mark.parametrize("sequence_id", [2**40 + 7, "añil"])
+def test_an_answer_names_its_sequence(
+    http: httpx.Client, rpc: Grpc, sequence_id: int | str
+) -> None:
+    """2.10 sequence: id and flags come back as parameters, over both protocols and in streams."""
+    asked = {"sequence_id": sequence_id, "sequence_start": True, "sequence_end": True}
+    entry = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}
+    body = {"inputs": [entry], "parameters": asked}
+    response = http.post("/v2/models/recurrences/infer", json=body)
+    assert response.json()["parameters"] == asked
+    message = grpc_message(Call("recurrences", {"x": np.ones((1, 1), np.float32)}))
+    if isinstance(sequence_id, int):
+        message.parameters["sequence_id"].int64_param = sequence_id
+    else:
+        message.parameters["sequence_id"].string_param = sequence_id
+    message.parameters["sequence_start"].bool_param = True
+    message.parameters["sequence_end"].bool_param = True
+    answer = rpc.ask(lambda: rpc.stub.ModelInfer(message, timeout=20))
+    assert dict(answer.parameters) == dict(message.parameters)
+    (streamed,) = rpc.stub.ModelStreamInfer(iter([message]), timeout=20)
+    parameters = dict(streamed.infer_response.parameters)
+    assert parameters.pop("triton_final_response").bool_param
+    assert parameters == dict(message.parameters)
