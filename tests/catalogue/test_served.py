@@ -14,6 +14,7 @@ import tritonclient.http
 from numpy.typing import NDArray
 from tritonclient.utils import triton_to_np_dtype
 
+from atril_common.model_config import read_config
 from atril_common.repository import list_models
 from atril_training.datasets import file_source
 from atril_training.recipes import find_recipe
@@ -55,6 +56,11 @@ def _inputs(metadata: dict[str, Any]) -> dict[str, NDArray[Any]]:
     return tensors
 
 
+def _keeps_state(built: Built, name: str) -> bool:
+    """Whether the server keeps the model's states, so that it answers sequences only."""
+    return read_config(built.repository / name / "config.pbtxt").HasField("sequence_batching")
+
+
 def test_every_model_is_ready(built: Built, catalogue_server: ServerProcess) -> None:
     """The server has loaded all graphs of the catalogue, and says so."""
     with tritonclient.http.InferenceServerClient(
@@ -74,6 +80,7 @@ def test_every_model_answers_as_onnx_runtime_does(
         name
         for name in list_models(built.repository)
         if (built.repository / name / "1" / "model.onnx").is_file()
+        and not _keeps_state(built, name)
     ]
     for name in names:
         tensors = _inputs(server.get_model_metadata(name, **as_json))
@@ -116,3 +123,37 @@ def test_every_translator_translates_what_it_never_saw(
 
     right = sum(mine == pair.target for mine, pair in zip(found, pairs, strict=True))
     assert bar.is_met(right / len(pairs))
+
+
+def test_every_model_that_keeps_states_answers_as_onnx_runtime_does(
+    built: Built, client: tuple[ModuleType, Any]
+) -> None:
+    """Three requests of a sequence are three runs that are given each other's states."""
+    module, server = client
+    names = [name for name in list_models(built.repository) if _keeps_state(built, name)]
+    for number, name in enumerate(names, 1):
+        states = read_config(built.repository / name / "config.pbtxt").sequence_batching.state
+        session = onnxruntime.InferenceSession(
+            built.repository / name / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+        )
+        kept = {s.input_name: np.zeros((1, *s.dims), np.float32) for s in states}
+        outputs = [output.name for output in session.get_outputs()]
+        for position, value in enumerate((0.5, -1.0, 2.0)):
+            observation = np.array([[value]], np.float32)
+            one = module.InferInput("observation", [1, 1], "FP32")
+            one.set_data_from_numpy(observation)
+            answer = server.infer(
+                name,
+                [one],
+                sequence_id=number,
+                sequence_start=position == 0,
+                sequence_end=position == 2,
+            )
+            run = session.run(outputs, {"observation": observation, **kept})
+            expected = dict(zip(outputs, run, strict=True))
+            kept = {s.input_name: expected.pop(s.output_name) for s in states}
+            for output, tensor in expected.items():
+                np.testing.assert_allclose(
+                    answer.as_numpy(output), tensor, rtol=1e-4, atol=1e-4, err_msg=name
+                )
+    assert names

@@ -15,6 +15,12 @@ _DATATYPES = {
 }
 _FREE = -1
 
+MAX_IDLE_US = 60_000_000
+"""How long a server keeps the state of a sequence that sends nothing."""
+
+MAX_SEQUENCES = 1024
+"""How many sequences of a model a server keeps at once."""
+
 
 def model_config(model_name: str, export: Export) -> ModelConfig:
     """What a server must know of a model: Triton's fields, and the task in `parameters`.
@@ -27,20 +33,47 @@ def model_config(model_name: str, export: Export) -> ModelConfig:
         backend="onnxruntime",
         max_batch_size=export.max_batch_size,
     )
+    kept = {name for pair in export.states for name in pair}
     for spec in export.inputs:
+        if spec.name in kept:
+            continue
         config.input.add(name=spec.name, data_type=_DATATYPES[spec.dtype], dims=_dims(spec))
     for output in export.outputs:
+        if output.name in kept:
+            continue
         config.output.add(
             name=output.name,
             data_type=_DATATYPES[output.dtype],
             dims=_dims(output),
             label_filename=LABELS_FILE if output.labelled else "",
         )
-    config.dynamic_batching.SetInParent()  # present and empty: batching with its defaults
+    if export.states:
+        _keep_states(config, export)
+    else:
+        config.dynamic_batching.SetInParent()  # present and empty: batching with its defaults
     # What a translator is for belongs to the whole, see `composition`.
     if export.task is not None and not isinstance(export.task, TranslationTask):
         write_task(config, export.task)
     return config
+
+
+def _keep_states(config: ModelConfig, export: Export) -> None:
+    """Let the server keep the states of sequences, from zeros on."""
+    batching = config.sequence_batching
+    batching.max_sequence_idle_microseconds = MAX_IDLE_US
+    batching.oldest.max_candidate_sequences = MAX_SEQUENCES
+    inputs = {spec.name: spec for spec in export.inputs}
+    for input_name, output_name in export.states:
+        spec = inputs[input_name]
+        state = batching.state.add(
+            input_name=input_name,
+            output_name=output_name,
+            data_type=_DATATYPES[spec.dtype],
+            dims=_dims(spec),
+        )
+        state.initial_state.add(
+            name="zeros", data_type=_DATATYPES[spec.dtype], dims=_dims(spec), zero_data=True
+        )
 
 
 def _dims(spec: TensorSpec | OutputSpec) -> list[int]:

@@ -81,6 +81,8 @@ class Export:
         task: what the model is for; None for a part that no task calls by itself.
         labels: of the labelled outputs.
         max_batch_size: how many requests a server may put together.
+        states: inputs, each with the output that replaces it, which the server is to keep for each
+            sequence of requests; zeros at its start. Without any the callers keep them.
     """
 
     module: nn.Module
@@ -92,6 +94,7 @@ class Export:
     task: Task | None = None
     labels: tuple[str, ...] = ()
     max_batch_size: int = 64
+    states: tuple[tuple[str, str], ...] = ()
 
 
 def batch_cases(

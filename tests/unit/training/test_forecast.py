@@ -141,8 +141,8 @@ def test_exports_take_windows_of_any_length_and_single_observations() -> None:
     """The step first, the whole last; parity for both, and a task that names them."""
     course = _trend()
     torch.manual_seed(0)
-    step, whole = course.exports(course.build().eval())
-    assert (step.suffix, whole.suffix) == ("-step", "")
+    step, sequence, whole = course.exports(course.build().eval())
+    assert (step.suffix, sequence.suffix, whole.suffix) == ("-step", "-sequence", "")
     for export in (step, whole):
         assert measure_parity(export, export_graph(export)).failures() == ()
     assert isinstance(whole.task, ForecastTask)

@@ -4,6 +4,7 @@ Dimensions: N observations, B batch, T observations of a window, Q steps ahead.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ WINDOW, FORECAST, DEVIATION = "window", "forecast", "deviation"
 LENGTH_DIMENSION = "length"
 STEP = "-step"
 """Suffix of the graph that takes one observation at a time."""
+SEQUENCE = "-sequence"
+"""Suffix of the same graph with its states kept by the server."""
 
 MOST_LAGS = 27
 """The autoregression of the baseline is chosen among those of up to so many lags by AIC."""
@@ -152,7 +155,7 @@ class ForecastCourse(Course):
         return tuple(part[:, 0].double().cpu().numpy() for part in (forecast, deviation))
 
     def exports(self, network: Network) -> tuple[Export, ...]:
-        """One step at a time, and a whole window of any length."""
+        """One step at a time, the same with its states kept by the server, and whole windows."""
         assert isinstance(network, SequenceForecaster)
         served = self.served(network).eval()
         # In the series' own units: float32 has no 1e-4 left at the level of hundreds.
@@ -184,7 +187,8 @@ class ForecastCourse(Course):
             ),
             task=task,
         )
-        return (self._step(served, outputs), whole)
+        step = self._step(served, outputs)
+        return (step, _kept_by_server(step), whole)
 
     def _step(self, served: ForecasterInOwnUnits, outputs: tuple[OutputSpec, ...]) -> Export:
         """Compared on the states that the last observations lead to."""
@@ -222,6 +226,13 @@ class ForecastCourse(Course):
     def with_shuffled_targets(self, seed: int) -> "ForecastCourse":
         """What follows a window to learn from is what follows another one."""
         return ForecastCourse(self.recipe, self.dataset, shuffle_seed=seed)
+
+
+def _kept_by_server(step: Export) -> Export:
+    """The same graph for callers who send a series as a sequence of requests, without states."""
+    names = [spec.name for spec in step.inputs[1:]]
+    replaced = [spec.name for spec in step.outputs[-len(names) :]]
+    return replace(step, suffix=SEQUENCE, states=tuple(zip(names, replaced, strict=True)))
 
 
 class _Forecasting(Objective[tuple[Tensor, Tensor]]):
