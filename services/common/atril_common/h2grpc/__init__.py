@@ -1,1 +1,1 @@
-"""gRPC on the event loop: a small HTTP/2 server and the RPCs on top of it."""
+"""gRPC on the event loop: a small HTTP/2 server and client, and the RPCs on top of them."""

@@ -5,7 +5,7 @@ Bytes go in through `Connection.receive`, which returns what happened; bytes to 
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Generic
+from typing import Any, ClassVar, Final, Generic
 
 from atril_common.h2grpc import frames
 from atril_common.h2grpc.control import COSTLY, MAX_FRAME, Control
@@ -34,6 +34,8 @@ CONNECTION_WINDOW: Final = 64 * 1024 * 1024
 MAX_CONTINUATIONS: Final = 16
 """CONTINUATION frames of one block; more, however small, are a flood (CVE-2024-27316)."""
 
+_Handler = Callable[[Any, int, int, bytes], None]
+
 
 class Connection(Control, Generic[HeadT]):
     """The receiving half, on top of the sending one.
@@ -42,6 +44,12 @@ class Connection(Control, Generic[HeadT]):
         parse: makes a request's head of its fields; raises `MalformedRequestError`.
         max_concurrent_streams: open requests; further ones are refused and may be retried.
     """
+
+    _handlers: ClassVar[tuple[_Handler, ...]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._handlers = _handlers_of(cls)
 
     def __init__(
         self, parse: Callable[[list[Field]], HeadT], *, max_concurrent_streams: int
@@ -57,6 +65,10 @@ class Connection(Control, Generic[HeadT]):
         self._block: bytearray | None = None
         self._block_of = (0, False)
         self._block_frames = 0
+        self._greet(max_concurrent_streams)
+
+    def _greet(self, max_concurrent_streams: int) -> None:
+        """Send what begins our side of the connection."""
         self._emit(
             frames.settings(
                 {
@@ -136,8 +148,8 @@ class Connection(Control, Generic[HeadT]):
             raise ConnectionFailedError(ErrorCode.PROTOCOL_ERROR, "a header block was not finished")
         if not self._settled and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionFailedError(ErrorCode.PROTOCOL_ERROR, "SETTINGS must come first")
-        if kind < len(_HANDLERS):
-            _HANDLERS[kind](self, flags, stream_id, payload)
+        if kind < len(self._handlers):
+            self._handlers[kind](self, flags, stream_id, payload)
         else:
             self.charge(1)
 
@@ -201,17 +213,20 @@ class Connection(Control, Generic[HeadT]):
 
     def _on_header_block(self, stream_id: int, block: bytes, *, ended: bool) -> None:
         try:
-            if stream_id > self._last_id:
-                self._open(stream_id, block, ended=ended)
-            else:
-                self._decoder.fields(block)
-                self._on_trailers(stream_id, ended=ended)
+            self._read_header_block(stream_id, block, ended=ended)
         except CompressionError as err:
             raise ConnectionFailedError(ErrorCode.COMPRESSION_ERROR, str(err)) from err
         except MalformedRequestError:
             self._fail_stream(stream_id, ErrorCode.PROTOCOL_ERROR)
         except HeaderListTooLargeError:
             self._fail_stream(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
+
+    def _read_header_block(self, stream_id: int, block: bytes, *, ended: bool) -> None:
+        if stream_id > self._last_id:
+            self._open(stream_id, block, ended=ended)
+        else:
+            self._decoder.fields(block)
+            self._on_trailers(stream_id, ended=ended)
 
     def _open(self, stream_id: int, block: bytes, *, ended: bool) -> None:
         self._last_id = stream_id
@@ -328,15 +343,20 @@ def _unpadded(payload: bytes) -> bytes:
     return payload[1 : len(payload) - payload[0]]
 
 
-_HANDLERS: Final[tuple[Callable[[Connection[Any], int, int, bytes], None], ...]] = (
-    Connection._on_data,
-    Connection._on_headers,
-    Connection._on_priority,
-    Connection._on_rst_stream,
-    Connection._on_settings,
-    Connection._on_push_promise,
-    Connection._on_ping,
-    Connection._on_goaway,
-    Connection._on_window_update,
-    Connection._on_continuation,
-)
+def _handlers_of(kind: "type[Connection[Any]]") -> tuple[_Handler, ...]:
+    """What a kind of connection does with each kind of frame, by the frame's number."""
+    return (
+        kind._on_data,
+        kind._on_headers,
+        kind._on_priority,
+        kind._on_rst_stream,
+        kind._on_settings,
+        kind._on_push_promise,
+        kind._on_ping,
+        kind._on_goaway,
+        kind._on_window_update,
+        kind._on_continuation,
+    )
+
+
+Connection._handlers = _handlers_of(Connection)

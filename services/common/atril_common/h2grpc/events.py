@@ -1,4 +1,4 @@
-"""What a server connection reports of its peer."""
+"""What a connection reports of its peer."""
 
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -24,8 +24,16 @@ class RequestReceived(NamedTuple, Generic[HeadT]):
     ended: bool
 
 
+class ResponseReceived(NamedTuple, Generic[HeadT]):
+    """The fields that begin an answer to a client, or those that end it."""
+
+    stream_id: int
+    head: HeadT
+    ended: bool
+
+
 class DataReceived(NamedTuple):
-    """A part of a request's body, or its end; `cost` is what it took of the stream's window."""
+    """A part of a body, or its end; `cost` is what it took of the stream's window."""
 
     stream_id: int
     data: bytes
@@ -47,4 +55,6 @@ class ConnectionEnded(NamedTuple):
     text: str
 
 
-Event = RequestReceived[HeadT] | DataReceived | StreamEnded | ConnectionEnded
+Event = (
+    RequestReceived[HeadT] | ResponseReceived[HeadT] | DataReceived | StreamEnded | ConnectionEnded
+)

@@ -2,12 +2,13 @@
 
 import base64
 import binascii
+import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final
-from urllib.parse import quote_from_bytes
+from typing import Final, NamedTuple
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import grpc
 
@@ -21,6 +22,19 @@ from atril_common.h2grpc.headers import (
 PREFIX_BYTES: Final = 5
 
 ACCEPTED_ENCODINGS: Final = "identity, deflate, gzip"
+
+_CODES: Final = {str(code.value[0]).encode(): code for code in grpc.StatusCode}
+_CODE_OF_HTTP: Final = {
+    b"400": grpc.StatusCode.INTERNAL,
+    b"401": grpc.StatusCode.UNAUTHENTICATED,
+    b"403": grpc.StatusCode.PERMISSION_DENIED,
+    b"404": grpc.StatusCode.UNIMPLEMENTED,
+    b"429": grpc.StatusCode.UNAVAILABLE,
+    b"502": grpc.StatusCode.UNAVAILABLE,
+    b"503": grpc.StatusCode.UNAVAILABLE,
+    b"504": grpc.StatusCode.UNAVAILABLE,
+}
+"""What gRPC makes of the HTTP status of something between a client and its server."""
 
 Metadata = Mapping[str, str | bytes]
 """Request metadata by name in lower case; the values of `-bin` names are bytes."""
@@ -39,6 +53,17 @@ class RpcStatusError(Exception):
         super().__init__(details)
         self.code = code
         self.details = details
+
+
+class ResponseHead(NamedTuple):
+    """What a client must know of the fields that begin an answer, or end it.
+
+    `code` is None as long as the RPC has not ended.
+    """
+
+    code: grpc.StatusCode | None
+    details: str = ""
+    content_length: int | None = None
 
 
 class MessageReader:
@@ -154,6 +179,29 @@ def metadata_from_fields(fields: Iterable[Field]) -> Metadata:
         before = metadata.get(name)
         metadata[name] = text if before is None else f"{before!s},{text}"
     return MappingProxyType(metadata)
+
+
+def response_head(fields: Iterable[Field]) -> ResponseHead:
+    """What the fields of an answer say to a client."""
+    values = dict(fields)
+    status = values.get(b"grpc-status")
+    if status is not None:
+        text = unquote_to_bytes(values.get(b"grpc-message", b"")).decode("utf-8", "replace")
+        return ResponseHead(_CODES.get(status, grpc.StatusCode.UNKNOWN), text)
+    http = values.get(b":status", b"200")
+    if http == b"200":
+        return ResponseHead(None)
+    code = _CODE_OF_HTTP.get(http, grpc.StatusCode.UNKNOWN)
+    return ResponseHead(code, f"an answer with HTTP status {http.decode('latin-1')}, not of gRPC")
+
+
+def timeout_value(seconds: float) -> bytes:
+    """A `grpc-timeout`, rounded up: few values, so that a server sees the same fields again."""
+    if seconds >= 10:
+        return b"%dS" % min(math.ceil(seconds), 99_999_999)
+    if seconds >= 1:
+        return b"%dm" % (math.ceil(seconds * 10) * 100)
+    return b"%dm" % max(1, math.ceil(seconds * 1000))
 
 
 def fields_from_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> list[Field]:

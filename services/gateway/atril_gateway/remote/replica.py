@@ -1,13 +1,13 @@
-"""One replica: its address, its channel, how it is doing, and RPCs to it."""
+"""One replica: its address, its connection, how it is doing, and RPCs to it."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from atril_common.errors import (
     AlreadyExistsError,
@@ -23,6 +23,8 @@ from atril_common.errors import (
     UnsupportedError,
     UpstreamUnavailableError,
 )
+from atril_common.h2grpc.client import ConnectionLostError, GrpcClient
+from atril_common.h2grpc.messages import RpcStatusError
 
 PROBE_TIMEOUT_S = 2.0
 
@@ -53,14 +55,7 @@ is an `UpstreamUnavailableError`.
 STREAM_STATUS = (("triton_grpc_error", "true"),)
 """Asks for a stream that fails to end with a status instead of a text in a message."""
 
-_CHANNEL_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-    # Replicas on one address must not share a connection through the process-wide pool.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+_PATH = "/inference.GRPCInferenceService/"
 
 
 class Replica:
@@ -77,9 +72,8 @@ class Replica:
         self.ready = False
         self.outstanding = 0
         self.sequences = 0
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._stub = GRPCInferenceServiceStub(self._channel)
-        self._closed = False
+        host, _, port = address.rpartition(":")
+        self._client = GrpcClient(host.strip("[]"), int(port))
 
     async def call(self, method: str, request: Any, deadline_s: float) -> Any:
         """One unary RPC of the protocol, answered by a point on the loop's clock.
@@ -89,8 +83,10 @@ class Replica:
             UpstreamUnavailableError: it cannot be reached, or was lost before it answered.
             DeadlineExceededError: it did not answer in time.
         """
+        message = request.SerializeToString()
         with self._calling(deadline_s) as timeout_s:
-            return await getattr(self._stub, method)(request, timeout=timeout_s)
+            answer = await self._client.unary(_PATH + method, message, timeout_s)
+        return _parsed(f"{method}Response", answer)
 
     async def stream_infer(self, request: Any, deadline_s: float) -> AsyncGenerator[Any, None]:
         """`ModelStreamInfer` with one request: its responses; closing the iterator cancels it.
@@ -98,17 +94,17 @@ class Replica:
         Raises:
             AtrilError: as for `call`, at the first step or later.
         """
+        message = request.SerializeToString()
         with self._calling(deadline_s) as timeout_s:
-            answers = self._stub.ModelStreamInfer(
-                iter([request]), timeout=timeout_s, metadata=STREAM_STATUS
+            answers = self._client.stream(
+                _PATH + "ModelStreamInfer", message, timeout_s, STREAM_STATUS
             )
-            try:
-                async for answer in answers:
+            async with aclosing(answers):
+                async for data in answers:
+                    answer = _parsed("ModelStreamInferResponse", data)
                     if answer.error_message:
                         raise InternalError(answer.error_message)
                     yield answer.infer_response
-            finally:
-                answers.cancel()
 
     async def probe(self) -> None:
         """Ask whether it is ready."""
@@ -121,33 +117,29 @@ class Replica:
             self.ready = answer.ready
 
     async def close(self) -> None:
-        """Close the channel; calls under way end as cancelled."""
-        self._closed = True
-        await self._channel.close()
+        """Close the connection; calls under way are lost."""
+        await self._client.close()
 
-    @contextlib.contextmanager
+    @contextmanager
     def _calling(self, deadline_s: float) -> Iterator[float]:
         """Count a call and translate how it fails; yields the seconds left for it."""
-        if self._closed:
-            raise UpstreamUnavailableError(f"replica {self.address} is gone")
         timeout_s = deadline_s - asyncio.get_running_loop().time()
         if timeout_s <= 0:
             raise DeadlineExceededError("the deadline passed before the request could be sent")
         self.outstanding += 1
         try:
             yield timeout_s
-        except grpc.aio.AioRpcError as err:
-            raise self._error_of(err) from err
+        except ConnectionLostError as err:
+            self.ready = False  # until the next probe says otherwise
+            raise UpstreamUnavailableError(f"replica {self.address}: {err}") from err
+        except RpcStatusError as err:
+            raise ERROR_OF_CODE[err.code](err.details or err.code.name) from err
         finally:
             self.outstanding -= 1
 
-    def _error_of(self, err: grpc.aio.AioRpcError) -> AtrilError:
-        code, text = err.code(), err.details() or err.code().name
-        # A status that the replica sent leaves the channel as it is; only grpc's own do not.
-        if code is grpc.StatusCode.UNAVAILABLE and not self._connected():
-            self.ready = False  # until the next probe says otherwise
-            return UpstreamUnavailableError(f"replica {self.address}: {text}")
-        return ERROR_OF_CODE[code](text)
 
-    def _connected(self) -> bool:
-        return bool(self._channel.get_state() is grpc.ChannelConnectivity.READY)
+def _parsed(name: str, data: bytes) -> Any:
+    try:
+        return getattr(pb, name).FromString(data)
+    except DecodeError as err:
+        raise InternalError(f"a replica sent no {name}") from err
