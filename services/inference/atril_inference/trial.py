@@ -81,6 +81,9 @@ class Trial:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+            if self._closed:  # by a `close` that saw no child yet
+                self._end()
+                raise NotReadyError("Server is stopping")
         child = self._child
         assert child.stdin is not None
         assert child.stdout is not None
