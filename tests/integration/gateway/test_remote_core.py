@@ -297,6 +297,18 @@ async def test_a_sequence_stays_with_the_replica_that_started_it() -> None:
         assert {first[0], other} == {100.0, 200.0}
 
 
+async def test_the_options_of_a_request_reach_the_replica() -> None:
+    """2.10: the sequence, priority, time-out and parameters travel as the protocol's parameters."""
+    async with replicas(sequence_config(), 1) as (one,), remote(one) as core:
+        options = RequestOptions(3, 5000, SequenceControl("a", start=True), (), (("own", 1.5),))
+        await core.infer(request(0)._replace(options=options))
+        sent = one.inferred()[-1].parameters
+        assert sent["sequence_id"].string_param == "a"
+        assert sent["sequence_start"].bool_param
+        assert sent["own"].double_param == 1.5
+        assert {"priority", "timeout"} <= set(sent)
+
+
 async def test_requests_of_a_sequence_are_never_put_together() -> None:
     """2.10: the requests of two sequences that wait together travel apart, in order."""
     async with replicas(sequence_config(), 1) as (one,), remote(one) as core:
