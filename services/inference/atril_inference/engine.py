@@ -26,7 +26,8 @@ from atril_inference.control import Controller, ModelControl
 from atril_inference.loader import Loader, LoadPolicy
 from atril_inference.manager import READY, Loading, ModelManager, index_order
 from atril_inference.repository import Repository
-from atril_inference.served import Served
+from atril_inference.response_cache import ResponseCache
+from atril_inference.served import Served, Serving
 from atril_inference.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
@@ -51,10 +52,14 @@ class Engine:
         max_queue_size: int,
         control: ModelControl = NO_CONTROL,
         load_policy: LoadPolicy = DEFAULT_LOAD_POLICY,
+        response_cache_bytes: int = 0,
     ) -> None:
+        cache = ResponseCache(response_cache_bytes) if response_cache_bytes else None
         self._repository = repository
         self._loader = loader = Loader(repository, options, load_policy)
-        self._manager = ModelManager(Loading(loader.open, loader.load), max_queue_size)
+        self._manager = ModelManager(
+            Loading(loader.open, loader.load), Serving(max_queue_size, cache)
+        )
         self._controller = Controller(control, repository, self._manager)
 
     async def start(self) -> None:

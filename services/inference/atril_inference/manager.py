@@ -18,7 +18,7 @@ from atril_common.errors import (
     NotReadyError,
     OverloadedError,
 )
-from atril_inference.served import Loaded, Served
+from atril_inference.served import Loaded, Served, Serving
 from atril_inference.sources import ModelSource, VersionSource
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ class Loading(NamedTuple):
 class ModelManager:
     """Serves versions by model, and changes what is served; all of it on the event loop."""
 
-    def __init__(self, loading: Loading, max_queue_size: int) -> None:
+    def __init__(self, loading: Loading, serving: Serving) -> None:
         self._loading = loading
-        self._max_queue_size = max_queue_size
+        self._serving = serving
         # What is served is replaced, never changed: the metrics thread reads it, too.
         self._served: dict[str, dict[str, Served]] = {}
         self._latest: dict[str, Served] = {}
@@ -205,7 +205,7 @@ class ModelManager:
                 self._note(model_name, label, LOADING)
             try:
                 loaded = await asyncio.to_thread(self._loading.load, source, version)
-                served[label] = loaded.serve(self._max_queue_size)
+                served[label] = loaded.serve(self._serving)
                 self._identities[served[label]] = version.identity
             except (AtrilError, OSError) as err:
                 failures[label] = str(err)

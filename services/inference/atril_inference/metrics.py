@@ -42,6 +42,21 @@ _COUNTS: tuple[tuple[str, str, Callable[[ModelStatistics], int]], ...] = (
     ("nv_inference_exec_count", "Batches executed.", lambda s: s.execution_count),
 )
 
+_CACHE: tuple[tuple[str, str, Callable[[ModelStatistics], float]], ...] = (
+    ("nv_cache_num_hits_per_model", "Answers from the cache.", lambda s: s.cache_hits),
+    ("nv_cache_num_misses_per_model", "Looked for in vain.", lambda s: s.cache_misses),
+    (
+        "nv_cache_hit_duration_per_model",
+        "Time of hits, microseconds.",
+        lambda s: s.cache_hit_ns / _NS_PER_US,
+    ),
+    (
+        "nv_cache_miss_duration_per_model",
+        "Time that misses took to look and to keep, microseconds.",
+        lambda s: s.cache_miss_ns / _NS_PER_US,
+    ),
+)
+
 _DECODING: tuple[tuple[str, str, Callable[[DecodingStatistics], Histogram]], ...] = (
     ("wait_seconds", "From a request to its slots.", lambda d: d.wait),
     (
@@ -72,6 +87,7 @@ class EngineCollector(Collector):
         yield from _counters(models)
         yield from _durations(models)
         yield from _gauges(models)
+        yield from _caches(models)
         yield from _sessions(models)
         yield from _decoders(models)
         ready = GaugeMetricFamily(
@@ -123,6 +139,14 @@ def _durations(models: list[Served]) -> Iterator[Metric]:
             histogram.add_metric(_labels(model), latencies.cumulative(_NS_PER_US), sum_us)
         yield total
         yield histogram
+
+
+def _caches(models: list[Served]) -> Iterator[Metric]:
+    for name, text, count in _CACHE:
+        family = UntypedMetricFamily(name, text, labels=_MODEL)
+        for model in models:
+            family.add_metric(_labels(model), count(model.statistics))
+        yield family
 
 
 def _gauges(models: list[Served]) -> Iterator[Metric]:

@@ -20,10 +20,11 @@ from atril_inference.classification import Classifier, read_labels
 from atril_inference.declaration import DEFAULT_MAX_BATCH_SIZE, completed, declared
 from atril_inference.decoding.statistics import DecodingStatistics
 from atril_inference.memory import MemoryMeter
+from atril_inference.response_cache import CachedModel
 from atril_inference.scheduling import batch_policy, check_scheduling
 from atril_inference.sequence_config import SequencePlan, seen_by_callers, sequence_plan
 from atril_inference.sequences import SequenceScheduler
-from atril_inference.served import LoadRecord
+from atril_inference.served import LoadRecord, Serving
 from atril_inference.session import OnnxSession
 from atril_inference.session_options import SessionOptions, instance_count, options_for
 from atril_inference.statistics import ModelStatistics
@@ -52,9 +53,9 @@ class LoadedVersion(NamedTuple):
     sequences: SequencePlan | None
     record: LoadRecord
 
-    def serve(self, max_queue_size: int) -> "ServedModel":
+    def serve(self, serving: Serving) -> "ServedModel":
         """See `Loaded.serve`."""
-        return ServedModel(self, max_queue_size)
+        return ServedModel(self, serving)
 
     def close(self) -> None:
         """See `Loaded.close`."""
@@ -81,6 +82,11 @@ def load_version(
     if config.max_batch_size < 0:
         raise NotReadyError(f"max_batch_size must not be negative, got {config.max_batch_size}")
     check_scheduling(config)
+    if config.response_cache.enable and config.HasField("sequence_batching"):
+        raise NotReadyError(
+            "response_cache: the answer to a request of a sequence depends on those before it, so "
+            "it cannot be enabled with sequence_batching"
+        )
     path = folder / str(version) / (config.default_model_filename or MODEL_FILE)
     if not path.is_file():
         raise NotReadyError(f"version {version} has no {path.name}")
@@ -130,7 +136,7 @@ class ServedModel:
 
     decoding: DecodingStatistics | None = None
 
-    def __init__(self, loaded: LoadedVersion, max_queue_size: int) -> None:
+    def __init__(self, loaded: LoadedVersion, serving: Serving) -> None:
         config = loaded.config
         self.config = config
         self.version = str(loaded.version)
@@ -155,16 +161,24 @@ class ServedModel:
         self.batcher = DynamicBatcher(
             config.name,
             loaded.session,
-            batch_policy(config, max_queue_size),
+            batch_policy(config, serving.max_queue_size),
             self.statistics,
         )
         self.sequences: SequenceScheduler | None = None
         self._schedule: Schedule = self.batcher.submit
         if loaded.sequences is not None:
             self.sequences = SequenceScheduler(
-                config.name, loaded.sequences, self.batcher, self.statistics, max_queue_size
+                config.name,
+                loaded.sequences,
+                self.batcher,
+                self.statistics,
+                serving.max_queue_size,
             )
             self._schedule = self.sequences.submit
+        self._cached: CachedModel | None = None
+        if serving.response_cache is not None and config.response_cache.enable:
+            self._cached = CachedModel(serving.response_cache, self._schedule, self.statistics)
+            self._schedule = self._cached.submit
 
     @property
     def pending(self) -> int:
@@ -218,4 +232,6 @@ class ServedModel:
         if self.sequences is not None:
             await self.sequences.close()
         await self.batcher.close()
+        if self._cached is not None:
+            self._cached.close()
         self._session.close()

@@ -11,6 +11,7 @@ from atril_common.core import InferRequest, InferResponse, ModelMetadata
 from atril_inference.decoding.statistics import DecodingStatistics
 from atril_inference.memory import SessionMemory
 from atril_inference.providers import Placement
+from atril_inference.response_cache import ResponseCache
 from atril_inference.session import WarmUpTime
 from atril_inference.statistics import ModelStatistics
 
@@ -70,10 +71,17 @@ class Served(Protocol):
         ...
 
 
+class Serving(NamedTuple):
+    """What all versions of a server share: the bound of their queues, and the cache if any."""
+
+    max_queue_size: int
+    response_cache: ResponseCache | None = None
+
+
 class Loaded(Protocol):
     """A version that has been loaded off the event loop."""
 
-    def serve(self, max_queue_size: int) -> Served:
+    def serve(self, serving: Serving) -> Served:
         """Put it behind its queue, on the event loop."""
         ...
 

@@ -39,6 +39,7 @@ def create_engine(settings: InferenceSettings) -> Engine:
         LoadPolicy(
             settings.max_model_bytes, settings.trial_limit_s, settings.default_max_batch_size
         ),
+        settings.response_cache_bytes,
     )
 
 

@@ -54,6 +54,8 @@ class InferenceSettings(BaseSettings):
     """Whether each size of batch is captured as a CUDA graph and replayed."""
     warm_up_budget_s: float = Field(30.0, ge=0, le=3600)
     """Seconds for warming up one version; what its configuration lists is run all the same."""
+    response_cache_bytes: int = Field(0, ge=0, le=1 << 40)
+    """Most that remembered answers take, of models that enable `response_cache`; 0 is no cache."""
     max_queue_size: int = Field(2048, ge=1, le=1_000_000)
     """Most requests that wait for one model; more are answered 503 at once."""
     host: str = "127.0.0.1"

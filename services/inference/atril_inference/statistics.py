@@ -52,6 +52,9 @@ class ModelStatistics:
         self.compute_input = Histogram(BUCKETS_NS)
         self.compute_infer = Histogram(BUCKETS_NS)
         self.compute_output = Histogram(BUCKETS_NS)
+        self.cache_hits = self.cache_hit_ns = 0
+        self.cache_misses = self.cache_miss_ns = 0
+        self._executed_requests = 0
         self._fail_ns = 0
         self._last_inference_ns = 0
         self._batches: dict[int, list[int]] = {}
@@ -67,6 +70,7 @@ class ModelStatistics:
         self.inference_count += batch_size
         self.execution_count += 1
         self.success_count += requests
+        self._executed_requests += requests
         self._last_inference_ns = time.time_ns()
         started, infer, infer_end, end = times
         for since in enqueued_ns:
@@ -88,6 +92,18 @@ class ModelStatistics:
         self.failures[_REASON_OF_KIND.get(error.kind, "OTHER")] += requests
         self._fail_ns += spent_ns
 
+    def cache_hit(self, spent_ns: int) -> None:
+        """Count a request that was answered from the cache: no inference, but a success."""
+        self.success_count += 1
+        self.cache_hits += 1
+        self.cache_hit_ns += spent_ns
+        self.request.observe(spent_ns)
+
+    def cache_miss(self, spent_ns: int) -> None:
+        """Count a request that the cache did not know, and the time of looking and keeping."""
+        self.cache_misses += 1
+        self.cache_miss_ns += spent_ns
+
     def cancelled(self, requests: int) -> None:
         """Count requests that were dropped before they ran."""
         self.failures["CANCELED"] += requests
@@ -100,7 +116,7 @@ class ModelStatistics:
         canceled = self.failures["CANCELED"]
         failed = sum(self.failures.values())
         infer, output = self._stage(self.compute_infer), self._stage(self.compute_output)
-        success = self._stage(self.request)
+        success = pb.StatisticDuration(count=self.success_count, ns=int(self.request.sum))
         return pb.ModelStatistics(
             name=model_name,
             version=model_version,
@@ -114,8 +130,8 @@ class ModelStatistics:
                 compute_input=self._stage(self.compute_input),
                 compute_infer=infer,
                 compute_output=output,
-                cache_hit=pb.StatisticDuration(),
-                cache_miss=pb.StatisticDuration(),
+                cache_hit=pb.StatisticDuration(count=self.cache_hits, ns=self.cache_hit_ns),
+                cache_miss=pb.StatisticDuration(count=self.cache_misses, ns=self.cache_miss_ns),
             ),
             batch_stats=[_batch_message(size, *t) for size, t in sorted(self._batches.items())],
             response_stats={
@@ -131,7 +147,7 @@ class ModelStatistics:
         )
 
     def _stage(self, histogram: Histogram) -> pb.StatisticDuration:
-        return pb.StatisticDuration(count=self.success_count, ns=int(histogram.sum))
+        return pb.StatisticDuration(count=self._executed_requests, ns=int(histogram.sum))
 
 
 def _batch_message(

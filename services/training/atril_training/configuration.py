@@ -37,16 +37,16 @@ def model_config(model_name: str, export: Export) -> ModelConfig:
     for spec in export.inputs:
         if spec.name in kept:
             continue
-        config.input.add(name=spec.name, data_type=_DATATYPES[spec.dtype], dims=_dims(spec))
+        _shape(config.input.add(name=spec.name, data_type=_DATATYPES[spec.dtype]), spec)
     for output in export.outputs:
         if output.name in kept:
             continue
-        config.output.add(
+        declared = config.output.add(
             name=output.name,
             data_type=_DATATYPES[output.dtype],
-            dims=_dims(output),
             label_filename=LABELS_FILE if output.labelled else "",
         )
+        _shape(declared, output)
     if export.states:
         _keep_states(config, export)
     else:
@@ -74,6 +74,16 @@ def _keep_states(config: ModelConfig, export: Export) -> None:
         state.initial_state.add(
             name="zeros", data_type=_DATATYPES[spec.dtype], dims=_dims(spec), zero_data=True
         )
+
+
+def _shape(
+    declared: model_config_pb2.ModelInput | model_config_pb2.ModelOutput,
+    spec: TensorSpec | OutputSpec,
+) -> None:
+    """Declare a shape; Triton knows none without a dimension, so [B] is [B, 1] to callers."""
+    declared.dims.extend(_dims(spec) or [1])
+    if not _dims(spec):
+        declared.reshape.SetInParent()
 
 
 def _dims(spec: TensorSpec | OutputSpec) -> list[int]:

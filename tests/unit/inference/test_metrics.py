@@ -29,6 +29,10 @@ IN_SCOPE = {
     "nv_cpu_utilization": set(),
     "nv_cpu_memory_total_bytes": set(),
     "nv_cpu_memory_used_bytes": set(),
+    "nv_cache_num_hits_per_model": {"model", "version"},
+    "nv_cache_num_misses_per_model": {"model", "version"},
+    "nv_cache_hit_duration_per_model": {"model", "version"},
+    "nv_cache_miss_duration_per_model": {"model", "version"},
 }
 """Name and labels of each metric of the table that this step of the project has."""
 

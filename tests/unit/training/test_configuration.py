@@ -29,10 +29,13 @@ def test_configuration_is_one_that_triton_reads(export: Export) -> None:
 
 
 def test_free_dimensions_and_types_of_a_sequence_model() -> None:
-    """A free length is -1, whole numbers are INT64, and a model without a task declares none."""
+    """A free length is -1, a number a row has the one dimension that Triton wants, no task."""
     export = Export(
         module=torch.nn.Identity(),
-        inputs=(TensorSpec("token", ("batch", "length"), torch.int64),),
+        inputs=(
+            TensorSpec("token", ("batch", "length"), torch.int64),
+            TensorSpec("position", ("batch",), torch.int64),
+        ),
         outputs=(OutputSpec("logits", ("batch", "length", 5)),),
         example=(),
         cases=(),
@@ -41,6 +44,7 @@ def test_free_dimensions_and_types_of_a_sequence_model() -> None:
     expected = """
         name: "words" platform: "onnxruntime_onnx" backend: "onnxruntime" max_batch_size: 8
         input { name: "token" data_type: TYPE_INT64 dims: [-1] }
+        input { name: "position" data_type: TYPE_INT64 dims: [1] reshape { } }
         output { name: "logits" data_type: TYPE_FP32 dims: [-1, 5] }
         dynamic_batching { }
     """

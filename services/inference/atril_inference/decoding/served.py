@@ -38,7 +38,7 @@ from atril_inference.decoding.translation import (
     read_options,
 )
 from atril_inference.providers import Placement
-from atril_inference.served import LoadRecord
+from atril_inference.served import LoadRecord, Serving
 from atril_inference.session import OnnxSession
 from atril_inference.statistics import ModelStatistics
 
@@ -84,9 +84,9 @@ class LoadedTranslator(NamedTuple):
     slots: int
     record: LoadRecord
 
-    def serve(self, max_queue_size: int) -> "ServedTranslator":
-        """See `Loaded.serve`."""
-        return ServedTranslator(self, max_queue_size)
+    def serve(self, serving: Serving) -> "ServedTranslator":
+        """See `Loaded.serve`; nothing is cached."""
+        return ServedTranslator(self, serving.max_queue_size)
 
     def close(self) -> None:
         """See `Loaded.close`."""
