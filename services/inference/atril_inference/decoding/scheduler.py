@@ -290,7 +290,10 @@ class ContinuousDecoder:
                 parents = [generation.rows[parent] for parent in advance.parents]
                 going_on.append((generation, parents, advance.tokens))
             else:
-                generation.result.set_result(generation.search.results())
+                found = generation.search.results()
+                if generation.search.width > 1:  # nothing of a beam is certain before its end
+                    tokens += len(found[0].tokens)
+                generation.result.set_result(found)
         self._keep(going_on)
         self._observer.stepped(rows, tokens, time.monotonic() - started_s)
 

@@ -185,6 +185,9 @@ async def _play(form: str, scenario: list[Wanted], slots: int) -> None:
             assert_same(found, expected(form, wanted))
             if wanted.beam == 1:
                 assert tuple(tokens) == found[0].tokens
+        if all(wanted.leaves_after is None for wanted in scenario):
+            told = sum(number for name, number in observed.events if name == "tokens")
+            assert told == sum(len(g.result.result()[0].tokens) for _, g, _ in generations)
         assert max(step.sizes, default=0) <= slots
     assert (subject.active_slots, subject.waiting) == (0, 0)
     assert observed.rows() == step.sizes
