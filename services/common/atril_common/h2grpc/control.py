@@ -66,6 +66,7 @@ class Control(Outgoing):
         for key, value in frames.settings_from_payload(payload):
             self._apply(key, value)
         self._emit(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        self.pump()  # after that: until it sees the ACK the peer counts by the old windows
 
     def _apply(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:

@@ -260,7 +260,6 @@ class Outgoing:
                     ErrorCode.FLOW_CONTROL_ERROR, f"window of stream {stream.id} overflows"
                 )
             self._queue(stream)
-        self.pump()
 
 
 def _drop(stream: Stream) -> None:

@@ -158,6 +158,22 @@ def test_smaller_table_of_the_client_is_acknowledged_in_the_next_block() -> None
     assert heads == [b"\x20head", b"tail", b"head", b"tail"]
 
 
+def test_data_that_a_larger_window_allows_goes_out_behind_the_acknowledgement() -> None:
+    """Until the peer sees our ACK it counts by the old window, and calls more of it a breach."""
+    conn = greeted()
+    conn.receive(frames.settings({Setting.INITIAL_WINDOW_SIZE: 10}) + request(1, ended=True))
+    conn.take_output()
+    conn.send_headers(1, BLOCK)
+    conn.send_data(1, b"x" * 30)
+    conn.take_output()
+
+    conn.receive(frames.settings({Setting.INITIAL_WINDOW_SIZE: 30}))
+
+    ack, more = split_frames(b"".join(conn.take_output()))
+    assert (ack.kind, ack.flags) == (frames.SETTINGS, frames.ACK)
+    assert (more.kind, len(more.payload)) == (frames.DATA, 20)
+
+
 def test_ping_and_settings_are_acknowledged() -> None:
     """PING comes back with its payload, SETTINGS with an ACK."""
     conn = greeted()
