@@ -122,8 +122,9 @@ async def test_a_stream_gives_every_message(port: int) -> None:
 async def test_a_deadline_ends_a_call_here_and_there(echo: EchoServer) -> None:
     """DEADLINE_EXCEEDED, and the server's handler is cancelled."""
     async with connected(echo.port) as client:
+        assert await client.unary(SAY, b"connected", 20) == b"connected"
         with pytest.raises(RpcStatusError) as failed:
-            await client.unary(WAIT, b"", 0.2)
+            await client.unary(WAIT, b"", 1.0)  # long enough for the handler to begin
         assert failed.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
         await until(echo.cancelled.is_set, "the handler to be cancelled")
         assert await client.unary(SAY, b"still there", 20) == b"still there"

@@ -55,11 +55,14 @@ def _packed(text: bytes) -> dict[str, Any] | None:
 
 
 def _input(entry: Any) -> dict[str, Any]:
-    members = _members(entry)
-    if members["datatype"] not in _DOUBLES:
+    if not isinstance(entry, simdjson.Object):
         raise TypeError
-    data = np.frombuffer(members.pop("data").as_buffer(of_type="d"))
-    return {key: _plain(value) for key, value in members.items()} | {"data": data}
+    members = _members(entry)
+    data = members.pop("data")
+    if members["datatype"] not in _DOUBLES or not isinstance(data, simdjson.Array):
+        raise TypeError
+    packed = np.frombuffer(data.as_buffer(of_type="d"))
+    return {key: _plain(value) for key, value in members.items()} | {"data": packed}
 
 
 def _members(value: Any) -> dict[str, Any]:
