@@ -1,5 +1,6 @@
 """The commands that training adds to `atril`."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from atril_common.errors import AtrilError, NotFoundError
 from atril_common.repository import list_versions
+from atril_training.card import Proof
 from atril_training.catalogue.cards import latest_card
 from atril_training.datasets import DATASETS, FileSource, file_source
 from atril_training.pipeline import PublishedModel, train_and_publish
@@ -193,15 +195,9 @@ def summary(published: PublishedModel) -> str:
         f"{figure_text(metric.baseline_value)}"
         for metric in published.judgement.metrics(recipe)
     ]
-    for path, proof in zip(published.paths, published.proofs, strict=False):
-        lines.append(
-            f"parity     {path.parent.name}: PyTorch and ONNX Runtime within "
-            f"{proof.parity.max_abs:.1e} in {len(proof.parity.cases)} cases"
-        )
-        lines.append(
-            f"published  {path}, {proof.size_bytes / 1e6:.2f} MB, {proof.latency.p50_ms:.2f} ms"
-        )
-    wholes = published.paths[len(published.proofs) :]
+    graphs = len(published.proofs)
+    lines += _proven("PyTorch and ONNX Runtime", published.paths[:graphs], published.proofs)
+    wholes = published.paths[graphs:]
     lines += [f"published  {path}, the parts above as one model" for path in wholes]
     return "\n".join(lines)
 
@@ -213,12 +209,15 @@ def variant_summary(published: PublishedVariant) -> str:
         f"{figure_text(metric.baseline_value)} in FP32; the bar is {figure_text(metric.bar.bound)}"
         for metric in published.metrics
     ]
-    for path, proof in zip(published.paths, published.proofs, strict=True):
-        lines.append(
-            f"parity     {path.parent.name}: FP32 and {published.precision} within "
+    lines += _proven(f"FP32 and {published.precision}", published.paths, published.proofs)
+    return "\n".join(lines)
+
+
+def _proven(compared: str, paths: Sequence[Path], proofs: Sequence[Proof]) -> Iterator[str]:
+    """What was measured of each published graph."""
+    for path, proof in zip(paths, proofs, strict=True):
+        yield (
+            f"parity     {path.parent.name}: {compared} within "
             f"{proof.parity.max_abs:.1e} in {len(proof.parity.cases)} cases"
         )
-        lines.append(
-            f"published  {path}, {proof.size_bytes / 1e6:.2f} MB, {proof.latency.p50_ms:.2f} ms"
-        )
-    return "\n".join(lines)
+        yield f"published  {path}, {proof.size_bytes / 1e6:.2f} MB, {proof.latency.p50_ms:.2f} ms"

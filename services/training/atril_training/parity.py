@@ -64,13 +64,17 @@ class ParityRecord:
         """The largest absolute difference of all."""
         return max(output.max_abs for case in self.cases for output in case.outputs)
 
-    def failures(self) -> tuple[str, ...]:
-        """Every figure that misses its bar, in words; none when all is well."""
+    def failures(self, argmax_agreement: float = 1.0) -> tuple[str, ...]:
+        """Every figure that misses its bar, in words; none when all is well.
+
+        Args:
+            argmax_agreement: share of the examples whose largest entry must be the same one.
+        """
         return tuple(
             text
             for case in self.cases
             for output in case.outputs
-            for text in _failures(case, output)
+            for text in _failures(case, output, argmax_agreement)
         )
 
 
@@ -174,7 +178,7 @@ def _last(array: NDArray[np.generic]) -> int:
     return array.shape[-1] if array.ndim > 1 else 1
 
 
-def _failures(case: CaseParity, output: OutputParity) -> list[str]:
+def _failures(case: CaseParity, output: OutputParity, argmax_agreement: float) -> list[str]:
     at = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
     failures = []
     if not output.max_abs <= output.tolerance:  # a NaN fails too
@@ -182,8 +186,10 @@ def _failures(case: CaseParity, output: OutputParity) -> list[str]:
             f"{output.name} max abs difference {output.max_abs:.3g} at {at}, at most "
             f"{output.tolerance:.3g} allowed"
         )
-    if output.argmax_agreement is not None and not output.argmax_agreement >= 1.0:
+    agreement = output.argmax_agreement
+    if agreement is not None and not agreement >= argmax_agreement:
+        required = "all" if argmax_agreement == 1.0 else f"at least {argmax_agreement:g}"
         failures.append(
-            f"{output.name} argmax agreement {output.argmax_agreement:.4f} at {at}, all required"
+            f"{output.name} argmax agreement {agreement:.4f} at {at}, {required} required"
         )
     return failures

@@ -19,8 +19,7 @@ from atril_training.datasets import FileSource
 from atril_training.export import Export, batch_cases, check_graph
 from atril_training.fitting import deterministic
 from atril_training.graphs import Graph, GraphCourse, Graphs
-from atril_training.latency import measure_latency
-from atril_training.parity import ParityRecord, measure_parity
+from atril_training.pipeline import prove
 from atril_training.provenance import code_version, package_versions
 from atril_training.publication import Publication, publish_together
 from atril_training.recipes import find_recipe
@@ -152,13 +151,13 @@ def _publish(
     figures = original.course.judge_graphs({s: Graph.load(c) for s, c in converted.items()})
     metrics = tuple(_metric(loss, figures, fp32) for loss in bars.losses)
     exports = _comparisons(original, bars)
-    proofs = tuple(_prove(export, converted[export.suffix]) for export in exports)
+    proofs = tuple(prove(export, converted[export.suffix]) for export in exports)
     failures = [
         *(text for metric in metrics for text in _losses(metric)),
         *(
             f"{name}{export.suffix}: {text}"
             for export, proof in zip(exports, proofs, strict=True)
-            for text in _differences(proof.parity, bars)
+            for text in proof.parity.failures(bars.argmax_agreement)
         ),
     ]
     if failures:
@@ -230,12 +229,6 @@ def _comparisons(original: _Original, bars: VariantBars) -> tuple[Export, ...]:
     return tuple(comparisons)
 
 
-def _prove(export: Export, onnx_model: bytes) -> Proof:
-    return Proof(
-        measure_parity(export, onnx_model), measure_latency(export, onnx_model), len(onnx_model)
-    )
-
-
 def _losses(metric: Metric) -> Iterator[str]:
     """What is wrong with a figure, in words; nothing if all is well."""
     if not metric.bar.is_met(metric.value):
@@ -243,24 +236,6 @@ def _losses(metric: Metric) -> Iterator[str]:
             f"{metric.name} is {figure_text(metric.value)}, the FP32 model's is "
             f"{figure_text(metric.baseline_value)}, and the bar {figure_text(metric.bar.bound)}"
         )
-
-
-def _differences(parity: ParityRecord, bars: VariantBars) -> Iterator[str]:
-    """Every difference from the FP32 model that is too large, in words."""
-    for case in parity.cases:
-        for output in case.outputs:
-            at = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
-            if not output.max_abs <= output.tolerance:  # a NaN fails too
-                yield (
-                    f"{output.name} max abs difference {output.max_abs:.3g} at {at}, at most "
-                    f"{output.tolerance:.3g} allowed"
-                )
-            agreement = output.argmax_agreement
-            if agreement is not None and not agreement >= bars.argmax_agreement:
-                yield (
-                    f"{output.name} argmax agreement {agreement:.4f} at {at}, at least "
-                    f"{bars.argmax_agreement:g} required"
-                )
 
 
 def _card(
