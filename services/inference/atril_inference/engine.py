@@ -27,7 +27,7 @@ from atril_inference.loader import Loader, LoadPolicy
 from atril_inference.manager import READY, Loading, ModelManager, index_order
 from atril_inference.repository import Repository
 from atril_inference.response_cache import ResponseCache
-from atril_inference.served import Served, Serving
+from atril_inference.served import Served, Serving, statistics_message
 from atril_inference.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class Engine:
         if model_name and not models:
             version = f" version {model_version}" if model_version else ""
             raise InvalidInputError(f"requested model '{model_name}'{version} is not available")
-        return [model.statistics_message() for model in models]
+        return [statistics_message(model) for model in models]
 
     async def load(self, model_name: str, options: LoadOptions = NO_LOAD_OPTIONS) -> None:
         """See `InferenceCore.load`."""

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import NamedTuple
 
-from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.batching import DynamicBatcher
@@ -20,7 +19,7 @@ from atril_inference.classification import Classifier, read_labels
 from atril_inference.declaration import DEFAULT_MAX_BATCH_SIZE, completed, declared
 from atril_inference.decoding.statistics import DecodingStatistics
 from atril_inference.memory import MemoryMeter
-from atril_inference.response_cache import CachedModel
+from atril_inference.response_cache import CachedModel, Schedule
 from atril_inference.scheduling import batch_policy, check_scheduling
 from atril_inference.sequence_config import SequencePlan, seen_by_callers, sequence_plan
 from atril_inference.sequences import SequenceScheduler
@@ -35,10 +34,6 @@ logger = logging.getLogger(__name__)
 PLATFORM = "onnxruntime_onnx"
 _BACKENDS = ("", "onnxruntime")
 _PLATFORMS = ("", PLATFORM, "onnxruntime")
-
-
-Schedule = Callable[[InferRequest, int], asyncio.Future[InferResponse]]
-"""Accepts a validated request of so many rows."""
 
 
 class LoadedVersion(NamedTuple):
@@ -202,15 +197,6 @@ class ServedModel:
     async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
         """See `Served.stream`."""
         yield await self.submit(request)
-
-    def statistics_message(self) -> pb.ModelStatistics:
-        """What the version has done and the memory it takes (protocol reference 2.8)."""
-        message = self.statistics.message(self.config.name, self.version)
-        memory = self.load_record.memory
-        message.memory_usage.add(
-            type=memory.kind, id=memory.device_id, byte_size=memory.total_bytes
-        )
-        return message
 
     def check_strings(self, request: InferRequest) -> None:
         """ONNX Runtime holds strings as UTF-8 and nothing else.

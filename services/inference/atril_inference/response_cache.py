@@ -21,6 +21,7 @@ _ENTRY_BYTES = 512
 """What an entry takes beside its tensors, about."""
 
 Schedule = Callable[[InferRequest, int], "asyncio.Future[InferResponse]"]
+"""Accepts a validated request of so many rows."""
 
 
 class ResponseCache:

@@ -62,13 +62,17 @@ class Served(Protocol):
         """Answer a request with all its responses."""
         ...
 
-    def statistics_message(self) -> pb.ModelStatistics:
-        """What the version has done and the memory it takes (protocol reference 2.8)."""
-        ...
-
     async def close(self) -> None:
         """Answer what was accepted, then let the sessions go."""
         ...
+
+
+def statistics_message(model: Served) -> pb.ModelStatistics:
+    """What a version has done and the memory it takes (protocol reference 2.8)."""
+    message = model.statistics.message(model.config.name, model.version)
+    memory = model.load_record.memory
+    message.memory_usage.add(type=memory.kind, id=memory.device_id, byte_size=memory.total_bytes)
+    return message
 
 
 class Serving(NamedTuple):

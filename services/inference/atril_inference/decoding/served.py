@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from atril_common.batching import ExecutionTimes
@@ -153,15 +152,6 @@ class ServedTranslator:
                 yield self._response(_outputs(await answer, request.outputs))
         finally:
             answer.cancel()
-
-    def statistics_message(self) -> pb.ModelStatistics:
-        """See `Served.statistics_message`."""
-        message = self.statistics.message(self.config.name, self.version)
-        memory = self.load_record.memory
-        message.memory_usage.add(
-            type=memory.kind, id=memory.device_id, byte_size=memory.total_bytes
-        )
-        return message
 
     async def close(self) -> None:
         """Answer what was accepted, then let the sessions go."""
